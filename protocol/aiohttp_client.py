@@ -1,0 +1,141 @@
+"""The calling half of the aiohttp transport: one request, its reply streamed into place.
+
+Connections are kept and reused; each carries one request at a time, so calls to one peer in
+parallel take as many connections. The parts of a request go to the socket as they are, without
+being joined, and the reply goes chunk by chunk into the buffer that the caller allocates.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Sequence
+
+import aiohttp
+import msgspec
+from aiohttp.abc import AbstractStreamWriter
+from yarl import URL
+
+from psedge.protocol.errors import AddressError, FrameError, RefusedError, UnreachableError
+from psedge.protocol.messages import Refusal
+from psedge.protocol.ports import Allocate, Buffer
+
+#: Received bytes that may wait in memory, per connection, for the caller to read them.
+RECEIVE_BUFFER_BYTES = 2**20
+#: Idle connections are closed before the server does so, which would lose a request now and then.
+IDLE_SECONDS = 30.0
+#: Longest explanation that is read from a peer that refuses.
+REFUSAL_LIMIT_BYTES = 2**16
+
+_NO_AUTOMATIC_HEADERS = ("Accept", "Accept-Encoding", "User-Agent", "Content-Type")
+
+
+class AiohttpClient:
+    """Calls to any number of peers; bound to the event loop in which the first call is made."""
+
+    def __init__(self) -> None:
+        self._session: aiohttp.ClientSession | None = None
+        self._closed = False
+
+    async def call(
+        self,
+        url: str,
+        path: str,
+        parts: Sequence[Buffer],
+        *,
+        allocate: Allocate,
+        timeout_seconds: float,
+        token: str = "",
+    ) -> memoryview:
+        """See `ports.Transport.call`."""
+        headers = {"Authorization": f"Bearer {token}"} if token else None
+        try:
+            async with self._opened().post(
+                _url(url, path),
+                data=_Parts(parts),
+                headers=headers,
+                allow_redirects=False,
+                timeout=aiohttp.ClientTimeout(total=timeout_seconds),
+            ) as response:
+                if response.status != 200:
+                    await _raise_refusal(response, url)
+                return await _read_body(response, allocate, url)
+        except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError) as error:
+            raise AddressError(f"{url!r} is not an address such as http://host:7700") from error
+        except asyncio.TimeoutError as error:
+            raise UnreachableError(f"{url} gave no answer in {timeout_seconds:g} s") from error
+        except aiohttp.ClientConnectorError as error:
+            reason = error.os_error.strerror or str(error.os_error)
+            raise UnreachableError(f"cannot connect to {url}: {reason}") from error
+        except aiohttp.ClientResponseError as error:
+            raise FrameError(f"{url} does not answer like psedge: {error.message}") from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise UnreachableError(f"the connection to {url} broke: {error}") from error
+
+    async def close(self) -> None:
+        """Close every connection; calls in flight end with an UnreachableError."""
+        self._closed = True
+        if self._session is not None:
+            await self._session.close()
+
+    def _opened(self) -> aiohttp.ClientSession:
+        if self._closed:
+            raise UnreachableError("this transport is closed")
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE_SECONDS),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                auto_decompress=False,
+                skip_auto_headers=_NO_AUTOMATIC_HEADERS,
+                read_bufsize=RECEIVE_BUFFER_BYTES,
+            )
+        return self._session
+
+
+class _Parts(aiohttp.Payload):
+    """A request's body in several pieces, none of them copied."""
+
+    def __init__(self, parts: Sequence[Buffer]) -> None:
+        super().__init__(parts)
+        self._parts = [memoryview(part).cast("B") for part in parts]
+        self._size = sum(map(len, self._parts))
+
+    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
+        return b"".join(self._parts).decode(encoding, errors)
+
+    async def write(self, writer: AbstractStreamWriter) -> None:
+        for part in self._parts:
+            await writer.write(part)
+
+
+@functools.lru_cache(maxsize=1024)
+def _url(url: str, path: str) -> URL:
+    return URL(url + path)
+
+
+async def _read_body(response: aiohttp.ClientResponse, allocate: Allocate, url: str) -> memoryview:
+    length = response.content_length
+    if length is None:
+        raise FrameError(f"{url} answered without a Content-Length")
+    body = allocate(length)
+    target = body.cast("B")
+    filled = 0
+    while filled < length:
+        # Unlike the other ways to read, this one never joins chunks.
+        chunk, _ = await response.content.readchunk()
+        if not chunk:
+            raise UnreachableError(f"{url} hung up in the middle of its answer")
+        target[filled : filled + len(chunk)] = chunk
+        filled += len(chunk)
+    return body
+
+
+async def _raise_refusal(response: aiohttp.ClientResponse, url: str) -> None:
+    content = await response.content.read(REFUSAL_LIMIT_BYTES)
+    try:
+        refusal = msgspec.json.decode(content, type=Refusal)
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise FrameError(
+            f"{url} answered HTTP {response.status} {response.reason}, not as a psedge node does"
+        ) from error
+    raise RefusedError(refusal.code, refusal.message)

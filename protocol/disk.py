@@ -1,0 +1,113 @@
+"""The disk of this machine: files under one folder, replaced as a whole or not at all.
+
+A file is written beside its place, forced to disk, renamed over the old one, and then the folder
+is forced to disk too: after a power cut there is the old content or the new one. Every operation
+runs in a thread, since a Raspberry Pi's SD card may take seconds for one of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+
+from psedge.protocol.ports import Buffer
+
+_DRAFT_SUFFIX = ".psedge-draft"
+
+
+class Disk:
+    """The Storage of real runs.
+
+    Raises ValueError for a path that is absolute or leaves the root, through `..` or a link.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root.resolve()
+        self._drafts = itertools.count()
+
+    async def read(self, path: str) -> bytes:
+        return await asyncio.to_thread(self._place(path).read_bytes)
+
+    async def write_atomic(self, path: str, parts: Sequence[Buffer]) -> None:
+        await asyncio.to_thread(self._write, self._place(path), parts)
+
+    async def append(self, path: str, data: Buffer) -> None:
+        await asyncio.to_thread(self._append, self._place(path), data)
+
+    async def names(self, folder: str) -> list[str]:
+        return await asyncio.to_thread(_names, self._place(folder, root_allowed=True))
+
+    async def remove(self, path: str) -> None:
+        await asyncio.to_thread(_remove, self._place(path))
+
+    def _place(self, path: str, *, root_allowed: bool = False) -> Path:
+        relative = PurePosixPath(path)
+        if relative.is_absolute() or ".." in relative.parts or "\0" in path:
+            raise ValueError(f"{path!r} leaves the folder {self._root}")
+        if not relative.parts and not root_allowed:
+            raise ValueError("the path is empty")
+        place = self._root / relative
+        if not place.resolve().is_relative_to(self._root):
+            raise ValueError(f"{path!r} leaves the folder {self._root} through a link")
+        return place
+
+    def _write(self, place: Path, parts: Sequence[Buffer]) -> None:
+        _make_folder(place.parent)
+        draft = place.with_name(f".{place.name}.{os.getpid()}.{next(self._drafts)}{_DRAFT_SUFFIX}")
+        try:
+            with draft.open("xb") as file:
+                for part in parts:
+                    file.write(part)
+                file.flush()
+                os.fsync(file.fileno())
+            draft.replace(place)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                draft.unlink()
+            raise
+        _sync_folder(place.parent)
+
+    def _append(self, place: Path, data: Buffer) -> None:
+        _make_folder(place.parent)
+        with place.open("ab") as file:
+            file.write(data)
+
+
+def _make_folder(folder: Path) -> None:
+    """Make a folder and its parents, and force each new one's name to disk."""
+    if folder.is_dir():
+        return
+    _make_folder(folder.parent)
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir()
+    _sync_folder(folder.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _names(folder: Path) -> list[str]:
+    # A draft is what a crash left of an unfinished write: not a file anyone has written.
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        return sorted(
+            entry.name for entry in folder.iterdir() if not entry.name.endswith(_DRAFT_SUFFIX)
+        )
+    return []
+
+
+def _remove(place: Path) -> None:
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        if place.is_dir() and not place.is_symlink():
+            shutil.rmtree(place)
+        else:
+            place.unlink()

@@ -1,0 +1,43 @@
+"""psedge: train PyTorch models on the machines you already own.
+
+`connect` turns an existing training loop into a worker, `run` does a whole experiment. Importing
+psedge imports neither; torch is imported with the first of them that is used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from psedge.protocol.errors import PsedgeError, TrainingError, UserError
+from psedge.protocol.version import __version__
+
+if TYPE_CHECKING:
+    from psedge.api import Connection, aconnect, connect
+    from psedge.run import run
+
+__all__ = [
+    "Connection",
+    "PsedgeError",
+    "TrainingError",
+    "UserError",
+    "__version__",
+    "aconnect",
+    "connect",
+    "run",
+]
+
+_HOMES = {
+    "Connection": "psedge.api",
+    "aconnect": "psedge.api",
+    "connect": "psedge.api",
+    "run": "psedge.run",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import what needs torch only when it is used: servers import psedge, too."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'psedge' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(_HOMES[name]), name)

@@ -1,0 +1,128 @@
+"""What the types of a config cannot say: rules that tie several keys together."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+
+from psedge.config import Experiment
+from psedge.protocol.errors import ConfigError
+
+#: Yields one sentence per broken rule, beginning with the key's section.
+Rule = Callable[[Experiment], Iterator[str]]
+
+
+def check(experiment: Experiment, place: str) -> None:
+    """Raises ConfigError with the first broken rule. place: where the config comes from."""
+    for rule in RULES:
+        for complaint in rule(experiment):
+            raise ConfigError(f"{place}: {complaint}")
+
+
+def _finite(experiment: Experiment) -> Iterator[str]:
+    """TOML has `inf` and `nan`; no key has a use for them."""
+    optimizer, schedule = experiment.optimizer, experiment.schedule
+    for key, value in (
+        ("[optimizer] lr", optimizer.lr),
+        ("[optimizer] weight_decay", optimizer.weight_decay),
+        ("[optimizer] momentum", optimizer.momentum),
+        ("[optimizer] eps", optimizer.eps),
+        ("[schedule] length", schedule.length),
+        ("[schedule] warmup", schedule.warmup),
+        ("[schedule] gamma", schedule.gamma),
+        ("[checkpoint] every_epochs", experiment.checkpoint.every_epochs),
+        ("[cluster] lease_seconds", experiment.cluster.lease_seconds),
+        ("[cluster] wait_seconds", experiment.cluster.wait_seconds),
+    ):
+        if not math.isfinite(value):
+            yield f"{key} = {value}: expected a finite number"
+
+
+def _optimizer(experiment: Experiment) -> Iterator[str]:
+    optimizer = experiment.optimizer
+    if not all(0 <= beta < 1 for beta in optimizer.betas):
+        yield f"[optimizer] betas = {list(optimizer.betas)}: each must be at least 0 and below 1"
+    if optimizer.nesterov and optimizer.kind != "sgd":
+        yield f'[optimizer] nesterov = true is for kind = "sgd", not "{optimizer.kind}"'
+    if optimizer.nesterov and (optimizer.momentum == 0 or optimizer.dampening != 0):
+        yield "[optimizer] nesterov = true needs momentum above 0 and dampening = 0"
+    for group in optimizer.groups:
+        for name, value in (("lr", group.lr), ("weight_decay", group.weight_decay)):
+            if value is not None and not 0 <= value < math.inf:
+                yield (
+                    f'[optimizer.groups] {name} = {value} of match = "{group.match}": '
+                    "must not be negative"
+                )
+    if optimizer.arguments and not optimizer.factory:
+        yield "[optimizer] arguments are for a factory, and there is none"
+
+
+def _schedule(experiment: Experiment) -> Iterator[str]:
+    schedule = experiment.schedule
+    stones = schedule.milestones
+    if stones and schedule.kind != "step":
+        yield f'[schedule] milestones belong to kind = "step", not "{schedule.kind}"'
+    if schedule.kind == "step" and not stones:
+        yield '[schedule] kind = "step" needs milestones, such as milestones = [100, 150]'
+    if list(stones) != sorted(set(stones)) or any(stone <= 0 for stone in stones):
+        yield f"[schedule] milestones = {list(stones)}: must be above 0 and rise"
+    if stones and stones[-1] >= schedule.length:
+        yield (
+            f"[schedule] milestones = {list(stones)}: the last one is not before the end, "
+            f"length = {schedule.length:g} {schedule.unit}"
+        )
+    if schedule.warmup >= schedule.length:
+        yield (
+            f"[schedule] warmup = {schedule.warmup:g} is not shorter than "
+            f"length = {schedule.length:g} {schedule.unit}"
+        )
+    if schedule.kind == "one-cycle" and schedule.warmup == 0:
+        yield '[schedule] kind = "one-cycle" needs a warmup to rise in'
+
+
+def _worker(experiment: Experiment) -> Iterator[str]:
+    local_steps = experiment.sync.local_steps
+    if local_steps > 1 and experiment.worker.overlap:
+        yield (
+            f"[worker] overlap = true cannot go with [sync] local_steps = {local_steps}: "
+            "local steps already keep the network idle; choose one"
+        )
+    if local_steps > 1 and experiment.worker.accumulate > 1:
+        yield (
+            f"[worker] accumulate = {experiment.worker.accumulate} cannot go with [sync] "
+            f"local_steps = {local_steps}: take a larger batch_size instead"
+        )
+
+
+def _parts(experiment: Experiment) -> Iterator[str]:
+    if experiment.data is not None and experiment.model is None:
+        yield "[data] without [model]: name the model, or remove [data] to bring your own loop"
+    if experiment.model is not None and experiment.data is None:
+        yield "[model] without [data]: name the data set, or remove [model] to bring your own loop"
+    if experiment.data is not None:
+        path = experiment.data.path
+        outside = path.startswith(("/", "~")) or ".." in path.replace("\\", "/").split("/")
+        if outside or path[1:2] == ":":
+            yield (
+                f'[data] path = "{path}" leaves the data folder: make it relative, and say '
+                "where the folder is with --data"
+            )
+
+
+def _cluster(experiment: Experiment) -> Iterator[str]:
+    cluster = experiment.cluster
+    if cluster.lease_seconds <= 2 * cluster.heartbeat_seconds:
+        yield (
+            f"[cluster] lease_seconds = {cluster.lease_seconds:g} must be more than twice "
+            f"heartbeat_seconds = {cluster.heartbeat_seconds:g}, or one lost heartbeat kills"
+        )
+    if len(cluster.pace) > cluster.workers:
+        yield (
+            f"[cluster] pace has {len(cluster.pace)} entries for "
+            f"{cluster.workers} worker{'s' if cluster.workers > 1 else ''}"
+        )
+    if any(not 1 <= pace < math.inf for pace in cluster.pace):
+        yield f"[cluster] pace = {list(cluster.pace)}: 1 is full speed, 3 is three times slower"
+
+
+RULES: tuple[Rule, ...] = (_finite, _optimizer, _schedule, _worker, _parts, _cluster)

@@ -1,0 +1,101 @@
+"""The supervisor of a run, made ready from an experiment: model, data, checkpoint, record."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+from psedge.config import Experiment
+from psedge.protocol.errors import ConfigError
+from psedge.protocol.ports import Clock, Storage, Transport
+from psedge.supervisor.checkpoint import Checkpoint, CheckpointStore
+from psedge.supervisor.keeper import Keeper
+from psedge.supervisor.model_state import ModelState
+from psedge.supervisor.recorder import Recorder
+from psedge.supervisor.service import Supervisor
+from psedge.supervisor.setup import RunSetup
+
+
+async def make_supervisor(
+    experiment: Experiment,
+    *,
+    folder: Path,
+    storage: Storage,
+    resume: bool,
+    data: Path,
+    clock: Clock,
+    transport: Transport,
+    token: str,
+    notify: Callable[[str], None],
+) -> Supervisor:
+    """Raises UserError when the model cannot be built or there is nothing to resume."""
+    store = CheckpointStore(storage, experiment.checkpoint.keep, notify)
+    checkpoint = await _checkpoint(store, folder, notify) if resume else None
+    setup = await asyncio.to_thread(_setup, experiment, folder, data, checkpoint, notify)
+    keeper = Keeper(setup, Recorder(storage, clock, notify), store, clock)
+    return Supervisor(
+        setup, keeper, clock=clock, transport=transport, token=token, notify=notify
+    )
+
+
+async def _checkpoint(
+    store: CheckpointStore, folder: Path, notify: Callable[[str], None]
+) -> Checkpoint:
+    checkpoint = await store.latest()
+    if checkpoint is None:
+        raise ConfigError(f"{folder} holds no checkpoint to resume from; start without --resume")
+    notify(f"continuing after {checkpoint.meta.samples:,} samples")
+    return checkpoint
+
+
+def _setup(
+    experiment: Experiment,
+    folder: Path,
+    data: Path,
+    checkpoint: Checkpoint | None,
+    notify: Callable[[str], None],
+) -> RunSetup:
+    run = folder.name
+    if experiment.model is None:
+        return RunSetup(run, str(folder), experiment, _saved(checkpoint), checkpoint=checkpoint)
+    # Only a server that has a model to build pays for importing torch.
+    from psedge import prepare
+
+    model = prepare.seeded_model(experiment)
+    fresh = prepare.initial_state(experiment, model)
+    saved = _saved(checkpoint)
+    if saved is not None:
+        difference = fresh.layout.difference(saved.layout)
+        if difference is not None:
+            raise ConfigError(f"the config's model is not the checkpoint's: {difference}")
+        # A changed rate or schedule in the config counts from here on.
+        saved = dataclasses.replace(saved, settings=fresh.settings, groups=fresh.groups)
+    train_samples, test = prepare.load_sources(experiment, data, notify)
+    return RunSetup(
+        run,
+        str(folder),
+        experiment,
+        saved or fresh,
+        train_samples,
+        prepare.evaluator_of(experiment, model, test),
+        checkpoint,
+    )
+
+
+def _saved(checkpoint: Checkpoint | None) -> ModelState | None:
+    """The state that a checkpoint holds."""
+    if checkpoint is None:
+        return None
+    vectors, meta = checkpoint.vectors, checkpoint.meta
+    fresh = ModelState(
+        layout=meta.layout,
+        settings=meta.settings,
+        groups=meta.groups,
+        parameters=vectors["parameters"],
+        buffers=vectors["buffers"],
+        counters=vectors["counters"],
+        frozen=vectors["frozen"],
+    )
+    return fresh.with_vectors(vectors, meta.shard_states)

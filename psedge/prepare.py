@@ -1,0 +1,152 @@
+"""What the first server makes ready before a run: the model, the measuring, the last checkpoint.
+
+The only part of a server process that needs torch, and only when the experiment names a model.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from psedge.config import Experiment
+from psedge.protocol.errors import ConfigError, DataError
+from psedge.protocol.messages import Evaluation, OptimizerSettings
+from psedge.server.optimizer_settings import settings_of
+from psedge.supervisor.model_state import ModelState
+from psedge.supervisor.setup import Evaluator
+from psedge.worker.binding import Binding
+from psedge.worker.datasets.source import Source
+from psedge.worker.datasets.table import load
+from psedge.worker.evaluation import evaluate
+from psedge.worker.imports import AllowList, resolve
+from psedge.worker.model_layout import layout_of
+from psedge.worker.models.build import build_model
+from psedge.worker.objectives import resolve_loss, resolve_metrics
+from psedge.worker.torch_optimizer import settings_of_torch
+
+CPU = torch.device("cpu")
+
+
+def own_allow_list(experiment: Experiment) -> AllowList:
+    """Whoever starts the first server wrote the config, so all that it names may be imported."""
+    names = []
+    if experiment.model is not None:
+        names += [experiment.model.factory, experiment.model.loss, *experiment.model.metrics]
+    if experiment.data is not None:
+        names.append(experiment.data.dataset)
+    names.append(experiment.optimizer.factory)
+    return AllowList(
+        name.partition(":")[0].partition(".")[0]
+        for name in names
+        if ":" in name and not name.startswith(("psedge", "torchvision"))
+    )
+
+
+def initial_state(experiment: Experiment, model: nn.Module) -> ModelState:
+    """The state of a model that was just built, with its optimizer resolved."""
+    layout = layout_of(model)
+    binding = Binding(model, layout, CPU)
+    binding.read_model()
+    settings, groups = _optimizer(experiment, model)
+    if len(binding.parameters) < experiment.cluster.servers:
+        raise ConfigError(
+            f"the model has {len(binding.parameters)} parameters, too few for "
+            f"{experiment.cluster.servers} servers"
+        )
+    return ModelState(
+        layout=layout,
+        settings=settings,
+        groups=groups,
+        parameters=np.array(binding.parameters),
+        buffers=np.array(binding.buffers),
+        counters=np.array(binding.counters),
+        frozen=np.array(binding.frozen),
+    )
+
+
+def seeded_model(experiment: Experiment, *, pretrained: bool = True) -> nn.Module:
+    """The experiment's model with its initial parameters, the same for the same seed."""
+    assert experiment.model is not None
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(experiment.seed)
+        return build_model(experiment.model, own_allow_list(experiment), pretrained=pretrained)
+
+
+def load_sources(
+    experiment: Experiment, folder: Path, notify: Callable[[str], None]
+) -> tuple[int | None, Source | None]:
+    """Size of the training set and the test set, as far as this machine has them.
+
+    A server need not have the data; without it the workers say how much there is, and nobody
+    measures the accuracy, which `notify` is told.
+    """
+    data = experiment.data
+    if data is None:
+        return None, None
+    allow = own_allow_list(experiment)
+    train_samples = None
+    try:
+        if data.placement == "shared":
+            train_samples = len(load(data, "train", folder, allow))
+        return train_samples, load(data, "test", folder, allow)
+    except DataError as error:
+        notify(f"no accuracy will be measured, for the server has no test data: {error}")
+        return train_samples, None
+
+
+def evaluator_of(experiment: Experiment, model: nn.Module, test: Source | None) -> Evaluator | None:
+    """Measures on `test` in a thread, with a copy of the model that nobody else touches."""
+    config = experiment.model
+    if test is None or config is None:
+        return None
+    allow = own_allow_list(experiment)
+    loss = resolve_loss(config, allow)
+    metrics = resolve_metrics(config, allow)
+    binding = Binding(model, layout_of(model), CPU)
+
+    def measure(state: ModelState) -> Evaluation:
+        binding.parameters[:] = state.parameters
+        binding.buffers[:] = state.buffers
+        binding.counters[:] = state.counters
+        binding.frozen[:] = state.frozen
+        binding.write_parameters()
+        binding.write_buffers()
+        binding.write_frozen()
+        return evaluate(
+            model,
+            test,
+            loss,
+            metrics,
+            CPU,
+            precision=config.precision,
+            channels_last=config.channels_last,
+        )
+
+    async def evaluator(state: ModelState) -> Evaluation:
+        return await asyncio.to_thread(measure, state)
+
+    return evaluator
+
+
+def _optimizer(
+    experiment: Experiment, model: nn.Module
+) -> tuple[OptimizerSettings, tuple[int, ...]]:
+    config = experiment.optimizer
+    layout = layout_of(model)
+    if not config.factory:
+        return settings_of(config, layout)
+    factory = resolve(config.factory, {}, own_allow_list(experiment), "optimizer")
+    optimizer = factory(model, **config.arguments)
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise ConfigError(
+            f"optimizer {config.factory!r} returned {type(optimizer).__name__}, not a "
+            "torch.optim.Optimizer"
+        )
+    parameters = dict(model.named_parameters())
+    trained = [(spec.name, parameters[spec.name]) for spec in layout.of_role("parameter")]
+    return settings_of_torch(optimizer, trained)

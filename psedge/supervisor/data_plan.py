@@ -1,0 +1,231 @@
+"""Which samples are trained on by whom, so that each epoch visits every sample exactly once.
+
+Shared data is one pool that all workers draw from; local data is a pool per worker, by name, since
+no sample leaves its machine. What a leaver has not consumed goes back to its pool, for the others
+or for its own return. Workers without a claim wait until a range comes back or all is visited.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from psedge.protocol.errors import ConfigError, DataError
+from psedge.supervisor.data_pool import Pool, PoolState
+
+_SHARED = ""
+
+
+class Range(msgspec.Struct, frozen=True):
+    """Positions start..stop of one epoch's order, 0 <= start < stop <= samples of the data set."""
+
+    epoch: int
+    start: int
+    stop: int
+
+
+class PlanState(msgspec.Struct, frozen=True):
+    """What a checkpoint keeps of the plan; ranges that workers held are free again in it."""
+
+    placement: str
+    pools: tuple[PoolState, ...] = ()
+    epochs: float | None = None
+    limit: int | None = None
+
+
+class DataPlan:
+    """Made by `shared`, `local` or `restored`."""
+
+    def __init__(self, state: PlanState) -> None:
+        self.placement = state.placement
+        self.epochs = state.epochs
+        self.limit = state.limit
+        self._pools = {pool.name: Pool(pool) for pool in state.pools}
+        self._pool_of: dict[int, str] = {}
+
+    @classmethod
+    def shared(cls, samples: int, total: int) -> DataPlan:
+        """One data set of `samples` that every worker has; `total` visits over all epochs.
+
+        Raises DataError for an empty data set.
+        """
+        _check_samples(samples, "the training data")
+        return cls(PlanState("shared", (PoolState(_SHARED, samples, total),)))
+
+    @classmethod
+    def local(cls, *, epochs: float | None = None, limit: int | None = None) -> DataPlan:
+        """Each worker has data of its own.
+
+        Either `epochs` over each worker's data, or `limit` visits in all of them together.
+        """
+        assert (epochs is None) != (limit is None), "either epochs or limit"
+        return cls(PlanState("local", epochs=epochs, limit=limit))
+
+    @classmethod
+    def restored(
+        cls,
+        state: PlanState,
+        *,
+        samples: int | None = None,
+        total: int | None = None,
+        epochs: float | None = None,
+        limit: int | None = None,
+    ) -> DataPlan:
+        """The plan of a checkpoint, continued.
+
+        samples, total: of shared data as they are now. epochs, limit: of local data, as in `local`.
+        An end that differs from the checkpoint's lengthens or shortens the run; what has been
+        handed out before is visited in any case.
+        Raises ConfigError when shared data has another size than in the checkpoint.
+        """
+        plan = cls(state)
+        if state.placement == "local" and (epochs is not None or limit is not None):
+            plan.epochs, plan.limit = epochs, limit
+        for pool in plan._pools.values():
+            if state.placement == "shared":
+                _check_same_size(samples, pool.samples)
+                end = pool.end if total is None else total
+            else:
+                end = None if plan.epochs is None else round(plan.epochs * pool.samples)
+            pool.end = None if end is None else max(end, pool.cursor)
+        return plan
+
+    def open_pool(self, worker: int, name: str, samples: int) -> None:
+        """A worker with `samples` of its own data came in; nothing happens for shared data.
+
+        A known name goes on where it stopped; with data of another size it does so at the start
+        of the next epoch. Raises DataError if it has no data.
+        """
+        if self.placement == "shared":
+            return
+        _check_samples(samples, f"worker {name}")
+        self._pool_of[worker] = name
+        old = self._pools.get(name)
+        if old is not None and old.samples == samples:
+            return
+        end = None if self.epochs is None else round(self.epochs * samples)
+        state = PoolState(name, samples, end)
+        if old is not None:
+            cursor = -(-old.visited // old.samples) * samples
+            cursor = cursor if end is None else min(cursor, end)
+            state = PoolState(name, samples, end, cursor=cursor, visited=old.visited)
+        self._pools[name] = Pool(state)
+
+    def claim(self, worker: int, incarnation: int, samples: int) -> Range | None:
+        """Hand out up to `samples` positions, all of one epoch, to a member.
+
+        A new incarnation ends the old one's account: what that held is free again.
+        None: nothing is free for this worker; `finished` says whether it may hope.
+        """
+        pool = self._pool(worker)
+        if pool is None:
+            return None
+        if self.limit is not None:
+            samples = min(samples, self.limit - self.visited - self._outstanding_of_all())
+        span = pool.claim(worker, incarnation, samples) if samples > 0 else None
+        if span is None:
+            return None
+        epoch = span[0] // pool.samples
+        return Range(epoch, span[0] - epoch * pool.samples, span[1] - epoch * pool.samples)
+
+    def consumed(self, worker: int, samples_seen: int, incarnation: int | None = None) -> int:
+        """Settle the samples a worker has pushed in all under its incarnation.
+
+        Returns how many positions that closed: none for an old report or another incarnation.
+        """
+        pool = self._pool(worker)
+        return 0 if pool is None else pool.consumed(worker, samples_seen, incarnation)
+
+    def release(self, worker: int, samples_seen: int, incarnation: int | None = None) -> int:
+        """A worker is gone: settle, and take back what it still held; returns how much that is."""
+        pool = self._pool(worker)
+        if pool is None:
+            return 0
+        returned = pool.release(worker, samples_seen, incarnation)
+        if worker not in pool.accounts:
+            self._pool_of.pop(worker, None)
+        return returned
+
+    def outstanding(self, worker: int) -> int:
+        """Positions that a worker holds."""
+        pool = self._pool(worker)
+        account = None if pool is None else pool.accounts.get(worker)
+        return 0 if account is None else account.held_samples
+
+    @property
+    def visited(self) -> int:
+        """Samples consumed so far."""
+        return sum(pool.visited for pool in self._pools.values())
+
+    @property
+    def total(self) -> int:
+        """Samples that will have been consumed at the end, by the pools that are there now."""
+        if self.limit is not None:
+            return self.limit
+        return sum(
+            pool.visited + pool.outstanding + (pool.unclaimed or 0) * self._present(pool)
+            for pool in self._pools.values()
+        )
+
+    @property
+    def samples_per_epoch(self) -> int:
+        """Size of the data that is there now, 0 if none is."""
+        return sum(pool.samples for pool in self._pools.values() if self._present(pool))
+
+    @property
+    def epochs_visited(self) -> float:
+        """Passes over the data so far, as a fraction."""
+        known = sum(pool.samples for pool in self._pools.values())
+        return self.visited / known if known else 0.0
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that is being visited, from 0: the lowest with an open position."""
+        return min(
+            (pool.lowest_open // pool.samples for pool in self._pools.values()
+             if self._present(pool)),
+            default=0,
+        )  # fmt: skip
+
+    @property
+    def finished(self) -> bool:
+        """Nothing is left to do for the workers that are there; local data may leave with its
+        worker, but a run whose workers are all away is not finished by that."""
+        if self.limit is not None:
+            return self.visited >= self.limit
+        present = any(self._present(pool) for pool in self._pools.values())
+        return present and self.visited == self.total
+
+    def export(self) -> PlanState:
+        pools = tuple(pool.export() for pool in self._pools.values())
+        return PlanState(self.placement, pools, self.epochs, self.limit)
+
+    def check_invariants(self) -> None:
+        """Raises AssertionError if a position is in two places or more was visited than planned."""
+        for pool in self._pools.values():
+            pool.check_invariants()
+        if self.limit is not None:
+            assert self.visited + self._outstanding_of_all() <= self.limit
+        assert self.visited <= self.total
+
+    def _pool(self, worker: int) -> Pool | None:
+        name = _SHARED if self.placement == "shared" else self._pool_of.get(worker)
+        return None if name is None else self._pools.get(name)
+
+    def _present(self, pool: Pool) -> bool:
+        return self.placement == "shared" or pool.name in self._pool_of.values()
+
+    def _outstanding_of_all(self) -> int:
+        return sum(pool.outstanding for pool in self._pools.values())
+
+
+def _check_same_size(now: int | None, before: int) -> None:
+    if now is not None and now != before:
+        raise ConfigError(
+            f"the training data has {now} samples, the checkpoint was made with {before}: "
+            "use the same data to resume, or start a new run"
+        )
+
+
+def _check_samples(samples: int, whose: str) -> None:
+    if samples < 1:
+        raise DataError(f"{whose} has no samples to train on: check [data] path and train_limit")

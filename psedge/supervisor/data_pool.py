@@ -1,0 +1,164 @@
+"""One pool of samples: which positions are free, who has which, and how many are done.
+
+Positions count on over all epochs, 0 to `end`; position p is place p % samples of epoch
+p // samples. Free positions are those that came back from leavers, lowest first, and then all from
+`cursor` on. A worker consumes its ranges in the order it got them, so one number, the samples it
+has pushed, says exactly which part of them is done.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from dataclasses import dataclass, field
+
+import msgspec
+
+Span = tuple[int, int]
+
+
+class PoolState(msgspec.Struct, frozen=True):
+    """A pool at rest: what workers held is free again.
+
+    name: of the worker whose data it is; empty for the one pool that all share.
+    end: where the run ends in this pool; None if only the plan's limit ends it.
+    visited: positions consumed, data of an earlier size included.
+    """
+
+    name: str
+    samples: int
+    end: int | None
+    cursor: int = 0
+    returned: tuple[Span, ...] = ()
+    visited: int = 0
+
+
+@dataclass(slots=True)
+class Account:
+    """What one incarnation of a worker holds; `seen` of its samples are settled."""
+
+    incarnation: int
+    seen: int = 0
+    held: deque[Span] = field(default_factory=deque)
+
+    @property
+    def held_samples(self) -> int:
+        return sum(stop - start for start, stop in self.held)
+
+
+class Pool:
+    """See the module. Every span is (start, stop), start < stop."""
+
+    def __init__(self, state: PoolState) -> None:
+        self.name = state.name
+        self.samples = state.samples
+        self.end = state.end
+        self.cursor = state.cursor
+        self.visited = state.visited
+        self._returned = sorted(state.returned)
+        self.accounts: dict[int, Account] = {}
+
+    @property
+    def outstanding(self) -> int:
+        """Positions that workers hold."""
+        return sum(account.held_samples for account in self.accounts.values())
+
+    @property
+    def unclaimed(self) -> int | None:
+        """Positions that nobody holds and that are still to be visited; None: without end."""
+        if self.end is None:
+            return None
+        return sum(stop - start for start, stop in self._returned) + self.end - self.cursor
+
+    @property
+    def lowest_open(self) -> int:
+        """The first position not visited yet; everything before it is done."""
+        starts = [span[0] for account in self.accounts.values() for span in account.held]
+        return min([*starts, *(start for start, _ in self._returned), self.cursor])
+
+    def claim(self, worker: int, incarnation: int, most: int) -> Span | None:
+        """Hand out up to `most` positions of one epoch, or None if none is free."""
+        account = self.accounts.get(worker)
+        if account is None or account.incarnation != incarnation:
+            if account is not None:
+                self.release(worker, account.seen)
+            account = self.accounts[worker] = Account(incarnation)
+        span = self._take(most)
+        if span is not None:
+            account.held.append(span)
+        return span
+
+    def consumed(self, worker: int, samples_seen: int, incarnation: int | None) -> int:
+        """Settle what a worker has pushed in all; returns how many of its positions that closed.
+
+        A report older than the last one, or of another incarnation, closes none.
+        """
+        account = self.accounts.get(worker)
+        if account is None or incarnation not in (None, account.incarnation):
+            return 0
+        fresh = min(samples_seen - account.seen, account.held_samples)
+        left = max(fresh, 0)
+        account.seen = max(account.seen, samples_seen)
+        self.visited += left
+        while left:
+            start, stop = account.held.popleft()
+            done = min(left, stop - start)
+            left -= done
+            if start + done < stop:
+                account.held.appendleft((start + done, stop))
+        return max(fresh, 0)
+
+    def release(self, worker: int, samples_seen: int, incarnation: int | None = None) -> int:
+        """Settle, then take back what the worker still holds; returns how many positions."""
+        self.consumed(worker, samples_seen, incarnation)
+        account = self.accounts.get(worker)
+        if account is None or incarnation not in (None, account.incarnation):
+            return 0
+        del self.accounts[worker]
+        self._returned = joined([*self._returned, *account.held])
+        return account.held_samples
+
+    def export(self) -> PoolState:
+        held = [span for account in self.accounts.values() for span in account.held]
+        return PoolState(
+            name=self.name,
+            samples=self.samples,
+            end=self.end,
+            cursor=self.cursor,
+            returned=tuple(joined([*self._returned, *held])),
+            visited=self.visited,
+        )
+
+    def check_invariants(self) -> None:
+        """Raises AssertionError unless every position up to `cursor` is in one place only."""
+        held = [span for account in self.accounts.values() for span in account.held]
+        spans = sorted([*self._returned, *held])
+        for (_, stop), (start, _) in itertools.pairwise(spans):
+            assert stop <= start, f"positions are in two places: {spans}"
+        assert all(0 <= start < stop <= self.cursor for start, stop in spans), spans
+        assert self.end is None or self.cursor <= self.end
+
+    def _take(self, most: int) -> Span | None:
+        start = self._returned[0][0] if self._returned else self.cursor
+        epoch_end = (start // self.samples + 1) * self.samples
+        stop = min(start + most, epoch_end)
+        if self._returned:
+            last = self._returned.pop(0)[1]
+            stop = min(stop, last)
+            if stop < last:
+                self._returned.insert(0, (stop, last))
+            return start, stop
+        stop = stop if self.end is None else min(stop, self.end)
+        self.cursor = max(stop, start)
+        return (start, stop) if start < stop else None
+
+
+def joined(spans: list[Span]) -> list[Span]:
+    """Spans in rising order, neighbours that touch made one."""
+    result: list[Span] = []
+    for start, stop in sorted(spans):
+        if result and result[-1][1] == start:
+            result[-1] = (result[-1][0], stop)
+        else:
+            result.append((start, stop))
+    return result

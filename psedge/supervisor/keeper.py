@@ -1,0 +1,234 @@
+"""The record of a run: figures every few seconds, checkpoints, measurements on the test data.
+
+Checkpoints and measurements run beside training, one at a time; the last ones are waited for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+
+from psedge.protocol.messages import Evaluation, Status
+from psedge.protocol.ports import Clock
+from psedge.protocol.version import __version__
+from psedge.supervisor.checkpoint import CheckpointMeta, CheckpointStore
+from psedge.supervisor.model_state import ModelState
+from psedge.supervisor.recorder import EvaluationRow, NoteRow, ProgressRow, Recorder, Result
+from psedge.supervisor.run_state import RunState
+from psedge.supervisor.setup import RunSetup
+from psedge.supervisor.shard_map import join_arrays
+
+#: Seconds over which the rate of a run is measured.
+RATE_WINDOW_SECONDS = 10.0
+
+
+class Keeper:
+    """Decides when to record and does it; owns the run folder through recorder and store."""
+
+    def __init__(
+        self, setup: RunSetup, recorder: Recorder, store: CheckpointStore, clock: Clock
+    ) -> None:
+        self.evaluation: Evaluation | None = None
+        self.best_accuracy: float | None = None
+        self._setup = setup
+        self._recorder = recorder
+        self._store = store
+        self._clock = clock
+        self._seconds_before = 0.0
+        self._checkpointed_epochs = 0.0
+        self._checkpointed_at = 0.0
+        self._evaluated_epochs = 0.0
+        self._evaluated_samples = -1
+        self._work: asyncio.Task[None] | None = None
+        self._passed: deque[tuple[float, int]] = deque()
+        if setup.checkpoint is not None:
+            figures = setup.checkpoint.meta.figures
+            self._seconds_before = float(figures.get("seconds", 0.0))
+            self.best_accuracy = figures.get("best_accuracy")
+
+    async def started(self, state: RunState) -> None:
+        checkpoint = self._setup.checkpoint
+        resumed = checkpoint.meta.samples if checkpoint is not None else None
+        await self._recorder.start(state.experiment, resumed)
+        self._checkpointed_epochs = self._evaluated_epochs = state.epochs_done()
+        self._checkpointed_at = self._clock.now()
+
+    def seconds(self, state: RunState, now: float) -> float:
+        """Training time so far, earlier processes of a resumed run included."""
+        if state.started_at is None:
+            return self._seconds_before
+        until = state.ended_at if state.ended_at is not None else now
+        return self._seconds_before + until - state.started_at
+
+    def rate(self) -> float:
+        """Samples per second that were applied, over the last few seconds."""
+        if len(self._passed) < 2:
+            return 0.0
+        (first_at, first), (last_at, last) = self._passed[0], self._passed[-1]
+        return (last - first) / (last_at - first_at) if last_at > first_at else 0.0
+
+    async def tick(self, state: RunState, now: float) -> None:
+        """Called once a heartbeat while training. Raises what the background work raised."""
+        self._note_rate(state, now)
+        await self._record_progress(state, now)
+        if self._work is not None and self._work.done():
+            work, self._work = self._work, None
+            work.result()
+        if self._work is None:
+            checkpoint, evaluate = self._due(state, now)
+            if checkpoint or evaluate:
+                self._work = asyncio.create_task(self._keep(state, checkpoint, evaluate))
+
+    async def last(self, state: RunState, now: float, *, evaluate: bool) -> None:
+        """The final checkpoint, and measurement if asked for."""
+        if self._work is not None:
+            await self._work
+            self._work = None
+        self._note_rate(state, now)
+        await self._record_progress(state, now)
+        await self._keep(state, checkpoint=True, evaluate=evaluate)
+
+    async def ended(self, status: Status) -> None:
+        """Write what the run came to."""
+        if self._work is not None:
+            self._work.cancel()
+        await self._recorder.finish(self._result(status))
+
+    def _due(self, state: RunState, now: float) -> tuple[bool, bool]:
+        config = state.experiment.checkpoint
+        epochs = state.epochs_done()
+        checkpoint = (
+            epochs - self._checkpointed_epochs >= config.every_epochs
+            or now - self._checkpointed_at >= config.every_seconds
+        )
+        evaluate = (
+            self._setup.evaluator is not None
+            and epochs - self._evaluated_epochs >= config.evaluate_every_epochs
+        )
+        return checkpoint, evaluate
+
+    async def _keep(self, state: RunState, checkpoint: bool, evaluate: bool) -> None:
+        epochs = state.epochs_done()
+        model = await self._gather(state)
+        if checkpoint:
+            every = state.experiment.checkpoint.every_epochs
+            self._checkpointed_epochs = epochs - epochs % every
+            self._checkpointed_at = self._clock.now()
+            await self._store.save(self._meta(state, model), model.arrays())
+        samples = model.samples_seen()
+        if evaluate and self._setup.evaluator is not None and samples != self._evaluated_samples:
+            every = state.experiment.checkpoint.evaluate_every_epochs
+            self._evaluated_epochs = epochs - epochs % every
+            self._evaluated_samples = samples
+            await self._evaluate(state, model)
+
+    async def _evaluate(self, state: RunState, model: ModelState) -> None:
+        assert self._setup.evaluator is not None
+        samples = model.samples_seen()
+        evaluation = await self._setup.evaluator(model)
+        self.evaluation = evaluation
+        accuracy = evaluation.accuracy
+        if accuracy is not None:
+            self.best_accuracy = max(self.best_accuracy or 0.0, accuracy)
+        per_epoch = state.samples_per_epoch()
+        await self._recorder.record(
+            EvaluationRow(
+                samples=samples,
+                seconds=self.seconds(state, self._clock.now()),
+                epoch=samples / per_epoch if per_epoch else 0.0,
+                evaluation=evaluation,
+            )
+        )
+
+    async def _gather(self, state: RunState) -> ModelState:
+        assert state.model is not None
+        found = await state.fleet.states()
+        vectors = join_arrays(
+            [order.assignment for order, _ in found], [arrays for _, arrays in found]
+        )
+        states = tuple(order.state for order, _ in found if order.state is not None)
+        return state.model.with_vectors(vectors, states)
+
+    def _meta(self, state: RunState, model: ModelState) -> CheckpointMeta:
+        if state.plan is not None:
+            # The plan is brought up to the very pushes that the saved parameters contain.
+            for progress in model.shard_states[0].workers:
+                state.plan.consumed(progress.worker, progress.samples, progress.incarnation)
+        return CheckpointMeta(
+            psedge=__version__,
+            run=state.setup.run,
+            samples=model.samples_seen(),
+            layout=model.layout,
+            version=max(shard.version for shard in model.shard_states),
+            plan=state.plan.export() if state.plan is not None else None,
+            members=state.membership.export(),
+            settings=model.settings,
+            groups=model.groups,
+            shard_states=model.shard_states,
+            figures={
+                "seconds": self.seconds(state, self._clock.now()),
+                "best_accuracy": self.best_accuracy,
+            },
+        )
+
+    def _note_rate(self, state: RunState, now: float) -> None:
+        applied = max((report.samples_applied for report in state.fleet.shard_reports()), default=0)
+        self._passed.append((now, applied))
+        while now - self._passed[0][0] > RATE_WINDOW_SECONDS and len(self._passed) > 2:
+            self._passed.popleft()
+
+    async def _record_progress(self, state: RunState, now: float) -> None:
+        figures = state.figures()
+        seconds = self.seconds(state, now)
+        for text in state.take_new_notes():
+            await self._recorder.record(NoteRow(figures.samples_seen, seconds, text))
+        await self._recorder.record(
+            ProgressRow(
+                samples=figures.samples_seen,
+                seconds=seconds,
+                epoch=state.epochs_done(),
+                train_loss=state.losses.take(),
+                rate_samples_per_second=self.rate(),
+                lr_factor=state.lr_factor(),
+                pushes_applied=figures.pushes_applied,
+                pushes_refused=figures.pushes_refused,
+                staleness_max=figures.staleness_max,
+                lag_max=figures.lag_max,
+                bytes_pushed=figures.bytes_pushed,
+                bytes_pulled=figures.bytes_pulled,
+                workers=len(state.membership.live()),
+            )
+        )
+
+    def _result(self, status: Status) -> Result:
+        evaluation = status.evaluation
+        checkpoint = self._setup.checkpoint
+        return Result(
+            run=status.run,
+            phase=status.phase,
+            reason=status.reason,
+            test_accuracy=evaluation.accuracy if evaluation else None,
+            test_loss=evaluation.loss if evaluation else None,
+            test_metrics=evaluation.metrics if evaluation else {},
+            best_accuracy=self.best_accuracy,
+            samples_applied=status.samples_applied,
+            samples_seen=status.samples,
+            samples_per_second=status.samples_applied / status.seconds if status.seconds else 0.0,
+            seconds=status.seconds,
+            pushes_applied=status.pushes_applied,
+            pushes_refused=status.pushes_refused,
+            bytes_pushed=status.bytes_pushed,
+            bytes_pulled=status.bytes_pulled,
+            staleness_max=status.staleness_max,
+            lag_max=status.lag_max,
+            workers=len(status.workers),
+            servers=len(status.servers),
+            epochs=status.epochs_done,
+            model=status.model,
+            parameters=status.parameters,
+            mode=status.mode,
+            seed=self._setup.experiment.seed,
+            resumed_from_samples=checkpoint.meta.samples if checkpoint else None,
+            psedge=__version__,
+            worker_rows=status.workers,
+        )

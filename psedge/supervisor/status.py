@@ -1,0 +1,83 @@
+"""The run in one message: what `psedge status` and the progress view show."""
+
+from __future__ import annotations
+
+import math
+
+from psedge.protocol.messages import Progress, Status, WorkerStatus
+from psedge.supervisor.keeper import Keeper
+from psedge.supervisor.membership import WorkerEntry
+from psedge.supervisor.run_state import RunState
+
+
+def status_of(state: RunState, keeper: Keeper, now: float) -> Status:
+    """Everything a person wants to know about a run at time `now`."""
+    figures = state.figures()
+    config = state.experiment
+    per_epoch = state.samples_per_epoch()
+    total = state.plan.total if state.plan is not None else 0
+    epochs = math.ceil(total / per_epoch) if per_epoch else 0
+    progress = state.fleet.progress()
+    model = state.model
+    return Status(
+        run=state.setup.run,
+        phase=state.phase,
+        reason=state.reason,
+        folder=state.setup.folder,
+        model=config.model.factory if config.model is not None else "",
+        parameters=model.layout.length("parameter") if model is not None else 0,
+        mode=_mode(state),
+        seconds=keeper.seconds(state, now),
+        epoch=min(int(state.epochs_done()) + 1, epochs) if epochs else 0,
+        epochs=epochs,
+        epochs_done=state.epochs_done(),
+        samples=figures.samples_seen,
+        samples_applied=figures.samples_applied,
+        samples_total=total,
+        rate_samples_per_second=keeper.rate() if state.phase == "training" else 0.0,
+        train_loss=state.losses.recent,
+        evaluation=keeper.evaluation,
+        best_accuracy=keeper.best_accuracy,
+        pushes_applied=figures.pushes_applied,
+        pushes_refused=figures.pushes_refused,
+        staleness_max=figures.staleness_max,
+        lag_max=figures.lag_max,
+        bytes_pushed=figures.bytes_pushed,
+        bytes_pulled=figures.bytes_pulled,
+        workers=tuple(
+            _worker_status(entry, progress.get(entry.worker))
+            for entry in state.membership.entries()
+        ),
+        servers=state.fleet.statuses(),
+        notes=tuple(state.notes),
+    )
+
+
+def _mode(state: RunState) -> str:
+    sync = state.sync
+    text = f"ssp, staleness ≤ {sync.staleness_bound}" if sync.mode == "ssp" else sync.mode
+    return f"{text}, {sync.local_steps} local steps" if sync.local_steps > 1 else text
+
+
+def _worker_status(entry: WorkerEntry, progress: Progress | None) -> WorkerStatus:
+    beat = entry.heartbeat
+    totals = entry.totals
+    current = progress is not None and progress.incarnation == entry.incarnation
+    refused = 0
+    if progress is not None and current:
+        refused = progress.pushes_refused_nonfinite + progress.pushes_refused_lag
+    return WorkerStatus(
+        name=entry.name,
+        state=entry.state,
+        device=entry.device,
+        steps=totals.steps,
+        samples=totals.samples,
+        loss=beat.loss if beat is not None else None,
+        rate_samples_per_second=beat.rate_samples_per_second if beat and entry.live else 0.0,
+        staleness=progress.staleness if progress is not None and current else 0,
+        staleness_max=progress.staleness_max if progress is not None and current else 0,
+        pushes_refused=refused,
+        bytes_pushed=totals.bytes_pushed,
+        bytes_pulled=totals.bytes_pulled,
+        note=entry.note,
+    )

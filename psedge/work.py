@@ -1,0 +1,249 @@
+"""`psedge worker`: one worker process, from its start to its orderly end.
+
+This module composes: real clock and network, the model and data that the supervisor's experiment
+names, as far as this machine's operator allows it, and the training loop over them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+import socket
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import click
+import msgspec
+import torch
+from torch import nn
+
+from psedge.loop import on_interrupt, parent_gone, run_async
+from psedge.own_token import with_saved_token
+from psedge.protocol.address import Address, parse_join
+from psedge.protocol.aiohttp_transport import AiohttpTransport
+from psedge.protocol.errors import ConfigError, TrainingError
+from psedge.protocol.messages import Experiment
+from psedge.protocol.ports import Clock, Transport
+from psedge.protocol.system_clock import SystemClock
+from psedge.worker.binding import Binding
+from psedge.worker.control import SupervisorClient
+from psedge.worker.datasets.source import Source
+from psedge.worker.datasets.table import load
+from psedge.worker.device import choose_device, describe, use_threads
+from psedge.worker.imports import AllowList
+from psedge.worker.model_layout import layout_of
+from psedge.worker.models.build import build_model
+from psedge.worker.objectives import Loss, resolve_loss
+from psedge.worker.session import Identity, Session
+from psedge.worker.trainer import Plan, Trainer
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a worker trains: `psedge.run` brings Python objects, a config names them."""
+
+    model: nn.Module
+    source: Source
+    loss: Loss
+
+
+#: Makes a worker's parts once its experiment is known.
+MakeParts = Callable[[Plan], Parts]
+
+
+def run_worker(
+    *,
+    join: str,
+    device: str,
+    name: str,
+    data: Path,
+    allow: Sequence[str],
+    pace: float,
+    with_parent: bool,
+) -> int:
+    """Train until the run has ended or this worker is stopped.
+
+    Raises UserError for mistakes, TrainingError when training cannot go on.
+    """
+    address = with_saved_token(parse_join(join))
+    worker = Worker(
+        address,
+        choose_device(device),
+        name or socket.gethostname(),
+        parts_of_config(AllowList(allow), data, name),
+        pace=pace,
+        notify=click.echo,
+    )
+    return run_async(_run(worker, with_parent))
+
+
+async def _run(worker: Worker, with_parent: bool) -> int:
+    transport = AiohttpTransport()
+    work = asyncio.ensure_future(worker.run(transport, SystemClock()))
+    on_interrupt(worker.stop)
+    watch = asyncio.ensure_future(parent_gone()) if with_parent else None
+    if watch is not None:
+        watch.add_done_callback(lambda _: worker.stop())
+    try:
+        await work
+    finally:
+        if watch is not None:
+            watch.cancel()
+        await transport.close()
+    return 0
+
+
+def parts_of_config(allow: AllowList, data: Path, name: str) -> MakeParts:
+    """Parts as a plan names them, within what this machine's operator allows."""
+
+    def make(plan: Plan) -> Parts:
+        return Parts(
+            build_model(plan.model, allow, pretrained=False),
+            load(plan.data, "train", data, allow, worker_name=name),
+            resolve_loss(plan.model, allow),
+        )
+
+    return make
+
+
+class Worker:
+    """One worker: waits for its supervisor, trains, leaves. `stop` may be called at any time."""
+
+    def __init__(
+        self,
+        address: Address,
+        device: torch.device,
+        name: str,
+        make_parts: MakeParts,
+        *,
+        pace: float,
+        notify: Callable[[str], None],
+    ) -> None:
+        self._address = address
+        self._device = device
+        self._name = name
+        self._make_parts = make_parts
+        self._pace = pace
+        self._notify = notify
+        self._session: Session | None = None
+        self._stopped = asyncio.Event()
+
+    def stop(self) -> None:
+        """Finish the step, hand back the rest of the data, leave."""
+        self._stopped.set()
+        if self._session is not None:
+            self._session.request_stop("stopped on this machine")
+
+    async def run(self, transport: Transport, clock: Clock) -> None:
+        """Raises UserError for mistakes, TrainingError when training cannot go on."""
+        supervisor = SupervisorClient(transport, clock, self._address, self._notify)
+        experiment = await self._unless_stopped(_ready(supervisor))
+        if experiment is None:
+            return
+        plan = plan_of(experiment)
+        use_threads(plan.worker.threads)
+        # Two threads: one computes, one loads the next batches beside it.
+        with ThreadPoolExecutor(1, "psedge-compute") as computing:
+            with ThreadPoolExecutor(1, "psedge-load") as loading:
+                compute, load_batches = in_thread(computing), in_thread(loading)
+                parts = await compute(lambda: self._make_parts(plan))
+                session = await compute(
+                    lambda: self._open_session(transport, clock, supervisor, plan, parts)
+                )
+                trainer = Trainer(
+                    session,
+                    plan,
+                    parts.model,
+                    parts.source,
+                    parts.loss,
+                    self._device,
+                    clock,
+                    compute=compute,
+                    load=load_batches,
+                    pace=self._pace,
+                )
+                await compute(trainer.probe)
+                self._session = session
+                if await self._unless_stopped(_started(session, experiment)) is None:
+                    await session.leave()
+                    return
+                self._notify(f"{session.joined.name} trains on {describe(self._device)}")
+                await trainer.run()
+        self._notify(session.stop_reason or "the data of this run is done")
+
+    def _open_session(
+        self,
+        transport: Transport,
+        clock: Clock,
+        supervisor: SupervisorClient,
+        plan: Plan,
+        parts: Parts,
+    ) -> Session:
+        model = parts.model.to(self._device)
+        local = plan.data.placement == "local"
+        identity = Identity(
+            name=self._name,
+            device=describe(self._device),
+            incarnation=secrets.randbits(62),
+            loader=True,
+            local_samples=len(parts.source) if local else None,
+            dataset_samples=None if local else len(parts.source),
+        )
+        binding = Binding(model, layout_of(model), self._device)
+        return Session(transport, clock, supervisor, binding, identity, self._notify)
+
+    async def _unless_stopped(self, work: Awaitable[T]) -> T | None:
+        """The result of `work`; None if this worker is stopped first."""
+        task = asyncio.ensure_future(work)
+        stopped = asyncio.ensure_future(self._stopped.wait())
+        try:
+            await asyncio.wait((task, stopped), return_when=asyncio.FIRST_COMPLETED)
+            return task.result() if task.done() else None
+        finally:
+            for future in (task, stopped):
+                future.cancel()
+                with contextlib.suppress(asyncio.CancelledError, Exception):
+                    await future
+
+
+async def _ready(supervisor: SupervisorClient) -> Experiment:
+    await supervisor.reach()
+    return await supervisor.ready_experiment()
+
+
+async def _started(session: Session, experiment: Experiment) -> bool:
+    await session.start(experiment)
+    return True
+
+
+def plan_of(experiment: Experiment) -> Plan:
+    """The parts of an experiment that a worker acts on.
+
+    Raises ConfigError when it names no model or data, TrainingError when it is over.
+    """
+    if experiment.phase not in ("waiting", "training"):
+        raise TrainingError(f"the run {experiment.run} has {experiment.phase} already")
+    if experiment.config.get("model") is None or experiment.config.get("data") is None:
+        raise ConfigError(
+            f"the run {experiment.run} waits for programs that call psedge.connect; "
+            "`psedge worker` needs a server that was started with a config of model and data"
+        )
+    try:
+        return msgspec.convert(experiment.config, Plan)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"the supervisor's experiment does not fit this psedge: {error}") from error
+
+
+def in_thread(pool: ThreadPoolExecutor) -> Callable[[Callable[[], T]], Awaitable[T]]:
+    """Run functions in `pool`, one after the other, while the event loop goes on."""
+
+    def run(function: Callable[[], T]) -> Awaitable[T]:
+        return asyncio.get_running_loop().run_in_executor(pool, function)
+
+    return run

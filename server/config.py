@@ -1,0 +1,175 @@
+"""What the `[optimizer]`, `[schedule]` and `[sync]` sections of an experiment may say."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+
+class GroupConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Parameters that deviate from the rest; the first group whose pattern matches is taken."""
+
+    match: Annotated[
+        str,
+        Meta(
+            description="Shell-style pattern on the parameter's name, such as `*.bias` or `head.*`."
+        ),
+    ]
+    lr: Annotated[
+        float | None, Meta(description="Learning rate of this group; absent: the optimizer's.")
+    ] = None
+    weight_decay: Annotated[
+        float | None, Meta(description="Weight decay of this group; absent: the optimizer's.")
+    ] = None
+
+
+class OptimizerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The update rule that servers apply; the results equal torch.optim's."""
+
+    kind: Annotated[
+        Literal["sgd", "adam", "adamw"],
+        Meta(
+            description="Update rule. `sgd` keeps 4 further bytes a parameter on the servers when "
+            "momentum is not 0, `adam` and `adamw` keep 8."
+        ),
+    ] = "sgd"
+    lr: Annotated[float, Meta(gt=0, description="Learning rate before the schedule's factor.")] = (
+        0.1
+    )
+    momentum: Annotated[
+        float,
+        Meta(
+            ge=0,
+            lt=1,
+            description="Momentum of `sgd`. In `ssp` and `asp` staleness acts like momentum of its "
+            "own (Mitliagkas et al. 2016): with many workers take less.",
+        ),
+    ] = 0.9
+    dampening: Annotated[float, Meta(ge=0, le=1, description="Dampening of `sgd`'s momentum.")] = (
+        0.0
+    )
+    nesterov: Annotated[bool, Meta(description="Nesterov momentum, `sgd` only.")] = False
+    weight_decay: Annotated[
+        float,
+        Meta(
+            ge=0,
+            description="L2 penalty added to the gradient (`sgd`, `adam`) or decoupled (`adamw`).",
+        ),
+    ] = 0.0
+    betas: Annotated[
+        tuple[float, float],
+        Meta(description="Decay rates of `adam`'s and `adamw`'s two moments, each in [0, 1)."),
+    ] = (0.9, 0.999)
+    eps: Annotated[float, Meta(gt=0, description="Added to `adam`'s denominator.")] = 1e-8
+    groups: Annotated[
+        tuple[GroupConfig, ...],
+        Meta(description="Parameters with their own lr or weight decay; `[[optimizer.groups]]`."),
+    ] = ()
+    factory: Annotated[
+        str,
+        Meta(
+            description="`module:function` that takes the model and returns a torch.optim.SGD, "
+            "Adam or AdamW; its groups and settings then replace all of the above."
+        ),
+    ] = ""
+    arguments: Annotated[dict[str, Any], Meta(description="Keyword arguments for `factory`.")] = {}
+
+
+class ScheduleConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How the learning rate changes with the samples seen; never with wall-clock time."""
+
+    kind: Annotated[
+        Literal["constant", "step", "cosine", "one-cycle"],
+        Meta(
+            description="`constant`; `step`: times `gamma` at each milestone; `cosine`: to "
+            "`final_factor` at the end; `one-cycle`: from 1/25 up along a half cosine during "
+            "`warmup` (0: 30 % of `length`), then down to `final_factor` along another "
+            "(Smith and Topin 2018)."
+        ),
+    ] = "constant"
+    unit: Annotated[
+        Literal["epochs", "samples"],
+        Meta(description="Unit of `length`, `warmup` and `milestones`."),
+    ] = "epochs"
+    length: Annotated[
+        float,
+        Meta(gt=0, description="How long to train, in `unit`. Fractions of an epoch are allowed."),
+    ] = 10.0
+    warmup: Annotated[
+        float,
+        Meta(
+            ge=0,
+            description="Linear rise from 0 to the full rate, in `unit`; steadies large batches.",
+        ),
+    ] = 0.0
+    milestones: Annotated[
+        tuple[float, ...], Meta(description="Where `step` lowers the rate, in `unit`, rising.")
+    ] = ()
+    gamma: Annotated[float, Meta(gt=0, description="Factor of `step` at each milestone.")] = 0.1
+    final_factor: Annotated[
+        float,
+        Meta(ge=0, description="Factor on lr at the end of `cosine` and `one-cycle`."),
+    ] = 0.0
+
+
+class SyncConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How far workers may drift apart."""
+
+    mode: Annotated[
+        Literal["bsp", "ssp", "asp"],
+        Meta(
+            description="`bsp`: one joint step per clock, equal to one large batch; as slow as the "
+            "slowest worker. `ssp`: a worker may be `staleness_bound` steps ahead of the slowest. "
+            "`asp`: nobody ever waits; fastest, and least accurate per sample."
+        ),
+    ] = "ssp"
+    staleness_bound: Annotated[
+        int,
+        Meta(
+            ge=0,
+            description="Steps that a worker may be ahead of the slowest live one in `ssp`. "
+            "0 is lockstep; 3 rides out a hiccup; more helps only against bursts of slowness.",
+        ),
+    ] = 3
+    lag_bound: Annotated[
+        Annotated[int, Meta(ge=0)] | None,
+        Meta(
+            description="Updates that others may have applied while a gradient was computed. "
+            "Absent: no bound. A good value is 4 times the number of workers.",
+        ),
+    ] = None
+    lag_action: Annotated[
+        Literal["damp", "refuse"],
+        Meta(
+            description="What happens past `lag_bound`: `damp` scales the update by "
+            "(lag_bound + 1) / (lag + 1); `refuse` drops it. Either brings fresh parameters."
+        ),
+    ] = "damp"
+    local_steps: Annotated[
+        int,
+        Meta(
+            ge=1,
+            description="Optimizer steps a worker takes on its own before it pushes the sum of "
+            "its changes. More saves that factor of network, and costs accuracy past some 10 to "
+            "100 (Stich 2019; Douillard et al. 2023, DiLoCo).",
+        ),
+    ] = 1
+    outer_lr: Annotated[
+        float,
+        Meta(
+            gt=0,
+            description="With `local_steps` > 1: rate of the servers' step along the workers' "
+            "changes; 1 averages them.",
+        ),
+    ] = 1.0
+    outer_momentum: Annotated[
+        float,
+        Meta(
+            ge=0,
+            lt=1,
+            description="With `local_steps` > 1: Nesterov momentum of that step; DiLoCo uses 0.9 "
+            "with `outer_lr = 0.7`.",
+        ),
+    ] = 0.0

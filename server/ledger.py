@@ -1,0 +1,189 @@
+"""The ledger of a shard: what each worker has pushed and what became of it.
+
+It is what exactly-once rests on, twice: the last sequence of a worker tells a retry from a new
+push, and the count of samples tells the supervisor which part of a leaver's data is done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from psedge.protocol.messages import Member, Progress, ShardReport, ShardState
+from psedge.protocol.wire import Status
+from psedge.server.push import Outcome, Push
+
+#: Departed workers that are remembered, besides those of the latest change.
+DEPARTED_LIMIT = 256
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """One push, as far as it is counted."""
+
+    sequence: int
+    samples: int
+    outcome: Outcome
+
+
+@dataclass(slots=True, eq=False)
+class _Account:
+    """One incarnation of a worker.
+
+    progress: pushes whose effect, if any, is in the parameters.
+    received: highest sequence that arrived; ahead of `progress` while a `bsp` round gathers.
+    latest_samples: of its latest push, 0 before the first one.
+    idle: it has no data for now, so its latest push no longer counts as recent.
+    pending: entries of a `bsp` round that is not complete.
+    """
+
+    progress: Progress
+    received: int
+    latest_samples: int = 0
+    idle: bool = False
+    pending: tuple[_Entry, ...] = ()
+
+    @property
+    def key(self) -> tuple[int, int]:
+        return self.progress.worker, self.progress.incarnation
+
+    def settle(self, entry: _Entry) -> None:
+        """Count one push; called in the order of the sequences."""
+        done, outcome = self.progress, entry.outcome
+        status = outcome.status
+        self.progress = Progress(
+            worker=done.worker,
+            incarnation=done.incarnation,
+            clock=outcome.clock,
+            sequence=entry.sequence,
+            samples=done.samples + entry.samples,
+            pushes_applied=done.pushes_applied + (status is Status.APPLIED),
+            pushes_refused_nonfinite=done.pushes_refused_nonfinite
+            + (status is Status.REFUSED_NONFINITE),
+            pushes_refused_lag=done.pushes_refused_lag + (status is Status.REFUSED_LAG),
+            staleness_max=max(done.staleness_max, outcome.staleness),
+            lag_max=max(done.lag_max, outcome.lag),
+        )
+
+
+class Ledger:
+    """Accounts of the members and of the departed, and totals over everyone there ever was."""
+
+    def __init__(self, state: ShardState) -> None:
+        self.samples_applied = state.samples_applied
+        self.samples_seen = state.samples_seen
+        self.pushes_applied = state.pushes_applied
+        self.pushes_refused = state.pushes_refused
+        self.staleness_max = state.staleness_max
+        self.lag_max = state.lag_max
+        self._members: dict[int, _Account] = {}
+        #: By worker and incarnation, in the order of departure. A restored shard has no members
+        #: yet, only workers that may come back.
+        self._departed = {
+            (progress.worker, progress.incarnation): _Account(progress, progress.sequence)
+            for progress in state.workers
+        }
+        #: Sum of the latest samples of all members that are not idle.
+        self._active_samples = 0
+
+    def is_member(self, worker: int, incarnation: int | None = None) -> bool:
+        """Whether the worker is a member, under this incarnation or under any."""
+        account = self._members.get(worker)
+        return account is not None and incarnation in (None, account.progress.incarnation)
+
+    def is_duplicate(self, push: Push) -> bool:
+        """Whether a member's push had arrived before."""
+        return push.sequence <= self._members[push.worker].received
+
+    def set_members(self, members: Sequence[Member]) -> None:
+        """Open accounts for those who come in, or take up the ones they had.
+
+        What a leaver has in an unfinished round stays in that round, so it is counted now.
+        """
+        for forgotten in list(self._departed)[:-DEPARTED_LIMIT]:
+            del self._departed[forgotten]
+        known = self._departed | {account.key: account for account in self._members.values()}
+        self._members = {}
+        for member in members:
+            key = (member.worker, member.incarnation)
+            account = known.pop(key, None) or _Account(Progress(*key), received=0)
+            account.idle = member.idle
+            self._members[member.worker] = account
+        self._departed = known
+        for account in known.values():
+            self._settle_pending(account)
+        self._active_samples = sum(
+            account.latest_samples for account in self._members.values() if not account.idle
+        )
+
+    def place(self, worker: int, clock: int) -> None:
+        """A member that has pushed nothing yet starts at `clock`."""
+        account = self._members[worker]
+        if account.received == 0:
+            account.progress = msgspec.structs.replace(account.progress, clock=clock)
+
+    def enter(self, push: Push, outcome: Outcome, *, pending: bool) -> None:
+        """A member's new push has arrived. A pending one counts when its round is complete."""
+        account = self._members[push.worker]
+        if not account.idle:
+            self._active_samples += push.samples - account.latest_samples
+        account.latest_samples = push.samples
+        account.received = push.sequence
+        account.pending += (_Entry(push.sequence, push.samples, outcome),)
+        if not pending:
+            self._settle_pending(account)
+
+    def complete_round(self) -> None:
+        """Count every pending push."""
+        for account in self._members.values():
+            self._settle_pending(account)
+
+    def share(self, worker: int) -> float:
+        """What part of the latest samples of all active members is this one's, in (0, 1]."""
+        account = self._members[worker]
+        others = self._active_samples - (0 if account.idle else account.latest_samples)
+        return account.latest_samples / (account.latest_samples + others)
+
+    def report(self, shard: int, version: int) -> ShardReport:
+        """The ledger in figures, with members first."""
+        return ShardReport(
+            shard=shard,
+            version=version,
+            samples_applied=self.samples_applied,
+            samples_seen=self.samples_seen,
+            pushes_applied=self.pushes_applied,
+            pushes_refused=self.pushes_refused,
+            staleness_max=self.staleness_max,
+            lag_max=self.lag_max,
+            workers=tuple(account.progress for account in self._accounts()),
+        )
+
+    def check_invariants(self) -> None:
+        """Raise AssertionError if the accounts contradict each other or the totals."""
+        accounts = list(self._accounts())
+        assert self.samples_applied <= self.samples_seen
+        assert sum(account.progress.samples for account in accounts) <= self.samples_seen
+        assert self._active_samples == sum(
+            account.latest_samples for account in self._members.values() if not account.idle
+        )
+        assert all(account.progress.sequence <= account.received for account in accounts)
+        assert not any(account.pending for account in self._departed.values())
+
+    def _accounts(self) -> Iterator[_Account]:
+        yield from self._members.values()
+        yield from self._departed.values()
+
+    def _settle_pending(self, account: _Account) -> None:
+        for entry in account.pending:
+            account.settle(entry)
+            outcome = entry.outcome
+            applied = outcome.status is Status.APPLIED
+            self.samples_seen += entry.samples
+            self.samples_applied += entry.samples if applied else 0
+            self.pushes_applied += applied
+            self.pushes_refused += not applied
+            self.staleness_max = max(self.staleness_max, outcome.staleness)
+            self.lag_max = max(self.lag_max, outcome.lag)
+        account.pending = ()

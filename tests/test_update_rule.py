@@ -1,0 +1,169 @@
+"""The update rules against torch.optim, on shards cut at odd boundaries."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from psedge.protocol.errors import FrameError
+from psedge.protocol.messages import GroupSettings, OptimizerSettings, Segment
+from psedge.server import update_rule
+from psedge.server.update_rule import UpdateRule
+
+#: Lengths of four tensors and the group of each; the cuts fall inside of tensors.
+LENGTHS = (17, 40, 1, 42)
+GROUPS = (0, 1, 0, 1)
+CUTS = (0, 13, 57, 100)
+STEPS = 50
+
+CASES: dict[str, tuple[Any, Any, list[dict[str, Any]]]] = {
+    "sgd": ("sgd", torch.optim.SGD, [{"lr": 0.1}, {"lr": 0.02}]),
+    "momentum": (
+        "sgd",
+        torch.optim.SGD,
+        [{"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01}, {"lr": 0.02, "momentum": 0.9}],
+    ),
+    "momentum-in-one-group": ("sgd", torch.optim.SGD, [{"lr": 0.1, "momentum": 0.9}, {"lr": 0.1}]),
+    "dampening": (
+        "sgd",
+        torch.optim.SGD,
+        [
+            {"lr": 0.1, "momentum": 0.9, "dampening": 0.5, "weight_decay": 0.1},
+            {"lr": 0.1, "momentum": 0.5, "dampening": 0.1},
+        ],
+    ),
+    "nesterov": (
+        "sgd",
+        torch.optim.SGD,
+        [
+            {"lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 0.001},
+            {"lr": 0.2, "momentum": 0.9, "nesterov": True},
+        ],
+    ),
+    "adam": (
+        "adam",
+        torch.optim.Adam,
+        [{"lr": 0.01, "weight_decay": 0.1}, {"lr": 0.003, "betas": (0.8, 0.99), "eps": 1e-6}],
+    ),
+    "adamw": (
+        "adamw",
+        torch.optim.AdamW,
+        [{"lr": 0.01, "weight_decay": 0.1}, {"lr": 0.003, "weight_decay": 0.0}],
+    ),
+}
+
+
+def segments(start: int, stop: int) -> tuple[Segment, ...]:
+    edges = [0, *np.cumsum(LENGTHS).tolist()]
+    found = []
+    for (first, last), group in zip(pairwise(edges), GROUPS, strict=True):
+        first, last = max(first, start), min(last, stop)
+        if first < last:
+            found.append(Segment(first - start, last - start, group))
+    return tuple(found)
+
+
+def random_vector(generator: np.random.Generator) -> NDArray[np.float32]:
+    return generator.standard_normal(CUTS[-1]).astype(np.float32)
+
+
+@pytest.mark.parametrize("chunk", [8, 32768])
+@pytest.mark.parametrize("case", CASES)
+def test_three_shards_equal_torch(case: str, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(update_rule, "CHUNK_ELEMENTS", chunk)
+    rule, torch_class, groups = CASES[case]
+    generator = np.random.default_rng(0)
+    parameters = random_vector(generator)
+    tensors = [
+        torch.nn.Parameter(part) for part in torch.from_numpy(parameters.copy()).split(LENGTHS)
+    ]
+    optimizer = torch_class(
+        [
+            {
+                "params": [tensor for tensor, g in zip(tensors, GROUPS, strict=True) if g == index],
+                **group,
+            }
+            for index, group in enumerate(groups)
+        ]
+    )
+    rates = [group["lr"] for group in optimizer.param_groups]
+    settings = OptimizerSettings(rule, tuple(GroupSettings(**group) for group in groups))
+    rules = [UpdateRule(settings, segments(a, b), b - a) for a, b in pairwise(CUTS)]
+
+    for step in range(STEPS):
+        gradient = random_vector(generator)
+        lr_factor = 1.0 - step / (2 * STEPS)
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate * lr_factor
+        for tensor, part in zip(
+            tensors, torch.from_numpy(gradient.copy()).split(LENGTHS), strict=True
+        ):
+            tensor.grad = part
+        optimizer.step()
+        for shard, (a, b) in zip(rules, pairwise(CUTS), strict=True):
+            shard.apply(parameters[a:b], gradient[a:b], lr_factor)
+
+    expected = torch.cat([tensor.detach() for tensor in tensors]).numpy()
+    np.testing.assert_allclose(parameters, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_weight_scales_the_whole_step_of_sgd_with_decay() -> None:
+    group = GroupSettings(lr=0.1, weight_decay=0.5)
+    rule = UpdateRule(OptimizerSettings("sgd", (group,)), (Segment(0, 2, 0),), 2)
+    parameters = np.array([1.0, 2.0], dtype=np.float32)
+    rule.apply(parameters, np.array([3.0, -1.0], dtype=np.float32), 1.0, weight=0.25)
+    np.testing.assert_allclose(parameters, [1 - 0.025 * 3.5, 2 - 0.025 * 0.0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("rule", ["adam", "adamw"])
+def test_weight_scales_the_step_of_adam_though_adam_ignores_the_scale_of_gradients(
+    rule: Any,
+) -> None:
+    steps = []
+    for weight in (1.0, 0.25):
+        settings = OptimizerSettings(rule, (GroupSettings(lr=0.1, weight_decay=0.0),))
+        update = UpdateRule(settings, (Segment(0, 3, 0),), 3)
+        parameters = np.zeros(3, dtype=np.float32)
+        for _ in range(5):
+            update.apply(parameters, np.array([3.0, -1.0, 0.5], dtype=np.float32), 1.0, weight)
+        steps.append(parameters)
+    np.testing.assert_allclose(steps[1], 0.25 * steps[0], rtol=1e-5)
+
+
+def test_state_is_only_what_the_rule_needs() -> None:
+    def names(rule: Any, *groups: GroupSettings) -> set[str]:
+        return set(UpdateRule(OptimizerSettings(rule, groups), (Segment(0, 4, 0),), 4).state)
+
+    assert names("sgd", GroupSettings(lr=0.1)) == set()
+    assert names("sgd", GroupSettings(lr=0.1), GroupSettings(lr=0.1, momentum=0.9)) == {"momentum"}
+    assert names("adam", GroupSettings(lr=0.1)) == {"exp_avg", "exp_avg_sq"}
+
+
+def test_a_shard_may_be_empty() -> None:
+    rule = UpdateRule(OptimizerSettings("adam", (GroupSettings(lr=0.1),)), (), 0)
+    empty = np.zeros(0, dtype=np.float32)
+    rule.apply(empty, empty.copy(), 1.0)
+    assert rule.steps == 1
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        (),
+        (Segment(0, 3, 0),),
+        (Segment(1, 4, 0),),
+        (Segment(0, 2, 0), Segment(3, 4, 0)),
+        (Segment(0, 3, 0), Segment(2, 4, 0)),
+        (Segment(0, 4, 0), Segment(4, 4, 0)),
+        (Segment(0, 4, 1),),
+        (Segment(0, 4, -1),),
+    ],
+)
+def test_segments_that_do_not_cover_the_shard_are_refused(wrong: tuple[Segment, ...]) -> None:
+    with pytest.raises(FrameError):
+        UpdateRule(OptimizerSettings("sgd", (GroupSettings(lr=0.1),)), wrong, 4)

@@ -1,0 +1,154 @@
+"""What is minimised and what is measured: losses and metrics by the names that configs use."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as functional
+from torch import Tensor
+
+from psedge.protocol.errors import ConfigError, DataError, PsedgeError
+from psedge.worker.config import ModelConfig
+from psedge.worker.imports import AllowList, resolve
+
+#: Of (output, target); returns the mean over the batch, a tensor of no axes.
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+#: Of (output, target); returns the batch's mean as one number or a tensor of no axes.
+Metric = Callable[[Tensor, Tensor], "Tensor | float"]
+
+#: Labels of this value take no part in cross entropy, as in torch.
+IGNORED_LABEL = -100
+
+
+def cross_entropy(output: Tensor, target: Tensor, **options: Any) -> Tensor:
+    """torch's cross entropy of logits [batch, classes, ...] and labels or class shares.
+
+    options: as for torch.nn.functional.cross_entropy; `weight` may be a list of numbers.
+    """
+    if "weight" in options:
+        options["weight"] = torch.as_tensor(options["weight"]).to(output)
+    return functional.cross_entropy(output, target, **options)
+
+
+def bce_with_logits(output: Tensor, target: Tensor, **options: Any) -> Tensor:
+    """Binary cross entropy of logits and 0/1 targets; [batch, 1] goes with [batch]."""
+    if "pos_weight" in options:
+        options["pos_weight"] = torch.as_tensor(options["pos_weight"]).to(output)
+    return functional.binary_cross_entropy_with_logits(output, _like(target, output), **options)
+
+
+def mse(output: Tensor, target: Tensor) -> Tensor:
+    """Mean squared error; [batch, 1] goes with [batch]."""
+    return functional.mse_loss(output, _like(target, output))
+
+
+def accuracy(output: Tensor, target: Tensor) -> Tensor:
+    """Share of right answers, 0..1.
+
+    Labels are compared with the largest of the logits along axis 1, without ignored ones; 0/1
+    targets of the output's own shape with the logits' signs, and class shares by their largest.
+    """
+    if not target.is_floating_point() and target.ndim == output.ndim - 1 and output.shape[1] > 1:
+        counted = target != IGNORED_LABEL
+        right = (output.argmax(dim=1) == target) & counted
+        return right.sum() / counted.sum().clamp(min=1)
+    truth = _like(target, output)
+    if output.ndim > 1 and output.shape[1] > 1 and _are_shares(truth):
+        return (output.argmax(dim=1) == truth.argmax(dim=1)).float().mean()
+    return ((output > 0) == (truth > 0.5)).float().mean()
+
+
+LOSSES: dict[str, Callable[..., Tensor]] = {
+    "cross-entropy": cross_entropy,
+    "bce-with-logits": bce_with_logits,
+    "mse": mse,
+}
+
+METRICS: dict[str, Metric] = {"accuracy": accuracy}
+
+
+def resolve_loss(config: ModelConfig, allow: AllowList) -> Loss:
+    """The loss of a config with its arguments bound; a class is made into an object with them.
+
+    Raises ConfigError if there is no such loss, or it does not take its arguments.
+    """
+    found = resolve(config.loss, LOSSES, allow, "loss")
+    if not isinstance(found, type):
+        return _named_errors(config, functools.partial(found, **config.loss_arguments))
+    try:
+        return _named_errors(config, found(**config.loss_arguments))
+    except TypeError as error:
+        raise ConfigError(f"model.loss_arguments do not fit {config.loss}: {error}") from error
+
+
+def resolve_metrics(config: ModelConfig, allow: AllowList) -> Mapping[str, Metric]:
+    """The metrics of a config by name; `accuracy` is left out where the loss is `mse`.
+
+    A squared error has no right and wrong answers, and `accuracy` is in the list by default.
+    Raises ConfigError if there is no such metric.
+    """
+    names = [name for name in config.metrics if (name, config.loss) != ("accuracy", "mse")]
+    return {name: resolve(name, METRICS, allow, "metric") for name in names}
+
+
+def check_labels(output: Tensor, target: Tensor) -> None:
+    """Raises DataError if cross entropy cannot take these labels for this output.
+
+    On a GPU a label out of range is an error that only a new process recovers from, and on a CPU
+    its message names no label; so this is asked before the first step.
+    """
+    if target.is_floating_point() or target.ndim != output.ndim - 1:
+        return
+    classes = output.shape[1]
+    counted = target[target != IGNORED_LABEL]
+    if counted.numel() == 0:
+        return
+    least, most = int(counted.min()), int(counted.max())
+    if least < 0 or most >= classes:
+        raise DataError(
+            f"the label {least if least < 0 else most} is out of range: the model has {classes} "
+            f"outputs, so labels must lie in 0..{classes - 1}; see model.arguments and the data"
+        )
+
+
+def _named_errors(config: ModelConfig, loss: Loss) -> Loss:
+    """The loss, whose complaints about shapes and arguments name it to its user."""
+
+    def measured(output: Tensor, target: Tensor) -> Tensor:
+        try:
+            return loss(output, target)
+        except PsedgeError:
+            raise
+        except (TypeError, ValueError, RuntimeError, IndexError) as error:
+            if isinstance(error, torch.cuda.OutOfMemoryError):
+                raise
+            raise ConfigError(
+                f"model.loss {config.loss} cannot compare an output {_described(output)} with a "
+                f"target {_described(target)}: {error}"
+            ) from error
+
+    return measured
+
+
+def _described(value: Any) -> str:
+    if not isinstance(value, Tensor):
+        return f"of type {type(value).__name__}"
+    return f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}"
+
+
+def _like(target: Tensor, output: Tensor) -> Tensor:
+    """The target in the output's shape and dtype, never broadcast: that would hide a mistake."""
+    if target.numel() != output.numel() or target.shape[0] != output.shape[0]:
+        raise DataError(
+            f"targets {list(target.shape)} do not fit the model's output {list(output.shape)}; "
+            "they need one value for each output"
+        )
+    return target.reshape(output.shape).to(output.dtype)
+
+
+def _are_shares(truth: Tensor) -> bool:
+    return bool((truth.sum(dim=1) - 1).abs().max() < 1e-3)
