@@ -23,7 +23,7 @@ from psedge.worker.datasets import cifar10
 from psedge.worker.datasets.order import permuted
 from psedge.worker.evaluation import evaluate
 from psedge.worker.models.table import MODELS
-from psedge.worker.objectives import LOSSES, METRICS
+from psedge.worker.objectives import accuracy, cross_entropy
 
 
 def lr_factor(samples: int, total: int, warmup: int) -> float:
@@ -70,12 +70,9 @@ def main() -> None:
             loss.backward()
             optimizer.step()
             samples += len(targets)
-        measured = evaluate(
-            model, test, LOSSES["cross-entropy"], {"accuracy": METRICS["accuracy"]}, torch.device("cpu")
-        )
-        history.append(
-            {"epoch": epoch + 1, "seconds": time.monotonic() - started, "accuracy": measured.accuracy}
-        )
+        measured = evaluate(model, test, cross_entropy, {"accuracy": accuracy}, torch.device("cpu"))
+        seconds = time.monotonic() - started
+        history.append({"epoch": epoch + 1, "seconds": seconds, "accuracy": measured.accuracy})
         print(history[-1], flush=True)
         options.out.write_text(json.dumps(history, indent=1) + "\n")
 

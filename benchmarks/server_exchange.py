@@ -102,9 +102,7 @@ async def assign(transport: AiohttpTransport, address: Address) -> None:
         "counters": np.zeros(0, np.uint8),
     }
     body = pack(ShardOrder(assignment), arrays)
-    await ask_bytes(
-        transport, address, SHARD_ASSIGN, [body], limit_bytes=1024, timeout_seconds=60
-    )
+    await ask_bytes(transport, address, SHARD_ASSIGN, [body], limit_bytes=1024, timeout_seconds=60)
     members = Members(1, tuple(Member(worker, 1) for worker in range(CLIENTS)))
     await ask(transport, address, SHARD_MEMBERS, members, ServerReport)
 

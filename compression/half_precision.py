@@ -6,8 +6,8 @@ stay in the cache. Neither direction multiplies a subnormal float32, which Intel
 
 Rounding: the float32 sum of |x| and 2**13 times the power of two below |x| has the half's spacing,
 so the addition itself rounds to nearest even. That power is at least 2**-14, the smallest normal
-half, which covers subnormal halves with the same spacing. The integer difference of the bits of
-the sum and of the power is then the half's significand, implicit bit included.
+half, which covers subnormal halves with the same spacing. The low 16 bits of the sum are then the
+half's significand, implicit bit included, to which its exponent is added.
 
 Expansion: the bits of a half, 13 places up and with the exponent's bias corrected, are the value n
 if the half is normal. If it is subnormal the value is 2n - 2**-14; the lesser of both is right.
@@ -43,10 +43,10 @@ _MANTISSA_GAP = _word(13, np.uint32)
 _MANTISSA_GAP_SIGNED = _word(13, np.int32)
 _SIGN_GAP = _word(16, np.uint32)
 _SIGN_16 = _word(0x8000, np.uint16)
-#: What the exponent of the rounding unit is too large by, in a half's exponent field, modulo 2**16.
-_UNIT_BIAS_16 = _word((126 << 10) & 0xFFFF, np.uint16)
 _TWO = np.array(2.0, np.float32)
-_UNIT_SCALE = np.array(2.0**13, np.float32)
+#: 2**13 plus two of its 2**10 parts: the 2048 units that this adds to every significand make up for
+#: the exponent of the rounding unit, which is 126 too large for a half's exponent field, mod 2**16.
+_UNIT_SCALE = np.array(2.0**13 + 2, np.float32)
 _SMALLEST_NORMAL = np.array(2.0**-14, np.float32)
 # np.maximum and np.minimum take their fast path only when both operands are arrays.
 _SMALLEST_NORMALS = np.full(_CHUNK, 2.0**-14, np.float32)
@@ -102,12 +102,10 @@ def _round(
         np.right_shift(bits, _SIGN_GAP, out=magnitude_bits)
     else:
         _drop(bits, magnitude, unit, total, dropped)
-    np.subtract(total_bits, unit_bits, out=total_bits)
     np.right_shift(unit_bits, _MANTISSA_GAP, out=unit_bits)
     np.add(total_bits, unit_bits, out=total_bits)
     np.copyto(out, total_bits, casting="unsafe")
     np.copyto(signs, magnitude_bits, casting="unsafe")
-    np.subtract(out, _UNIT_BIAS_16, out=out)
     np.bitwise_and(signs, _SIGN_16, out=signs)
     np.bitwise_or(out, signs, out=out)
 

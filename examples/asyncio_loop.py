@@ -1,7 +1,7 @@
 """The same as three_lines.py inside an asyncio program: `await ps.astep()`.
 
-    psedge server                                  # in one terminal
-    python examples/asyncio_loop.py                # in another
+psedge server                                  # in one terminal
+python examples/asyncio_loop.py                # in another
 """
 
 from __future__ import annotations

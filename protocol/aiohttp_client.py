@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import os
 from collections.abc import Sequence
 
 import aiohttp
 import msgspec
 from aiohttp.abc import AbstractStreamWriter
+from aiohttp.http_writer import StreamWriter
 from yarl import URL
 
 from psedge.protocol.errors import AddressError, FrameError, RefusedError, UnreachableError
@@ -27,6 +29,7 @@ IDLE_SECONDS = 30.0
 #: Longest explanation that is read from a peer that refuses.
 REFUSAL_LIMIT_BYTES = 2**16
 
+_JOINED_BYTES = 4096
 _NO_AUTOMATIC_HEADERS = ("Accept", "Accept-Encoding", "User-Agent", "Content-Type")
 
 
@@ -49,10 +52,11 @@ class AiohttpClient:
     ) -> memoryview:
         """See `ports.Transport.call`."""
         headers = {"Authorization": f"Bearer {token}"} if token else None
+        body = _Parts(parts)
         try:
             async with self._opened().post(
                 _url(url, path),
-                data=_Parts(parts),
+                data=body,
                 headers=headers,
                 allow_redirects=False,
                 timeout=aiohttp.ClientTimeout(total=timeout_seconds),
@@ -65,12 +69,15 @@ class AiohttpClient:
         except asyncio.TimeoutError as error:
             raise UnreachableError(f"{url} gave no answer in {timeout_seconds:g} s") from error
         except aiohttp.ClientConnectorError as error:
-            reason = error.os_error.strerror or str(error.os_error)
+            number = error.os_error.errno
+            reason = os.strerror(number) if number and number > 0 else str(error.os_error)
             raise UnreachableError(f"cannot connect to {url}: {reason}") from error
         except aiohttp.ClientResponseError as error:
             raise FrameError(f"{url} does not answer like psedge: {error.message}") from error
         except (aiohttp.ClientError, OSError) as error:
             raise UnreachableError(f"the connection to {url} broke: {error}") from error
+        finally:
+            body.recall()
 
     async def close(self) -> None:
         """Close every connection; calls in flight end with an UnreachableError."""
@@ -99,13 +106,27 @@ class _Parts(aiohttp.Payload):
         super().__init__(parts)
         self._parts = [memoryview(part).cast("B") for part in parts]
         self._size = sum(map(len, self._parts))
+        self._transport: asyncio.WriteTransport | None = None
 
     def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
         return b"".join(self._parts).decode(encoding, errors)
 
     async def write(self, writer: AbstractStreamWriter) -> None:
+        assert isinstance(writer, StreamWriter)
+        self._transport = writer.transport
+        if self._parts and len(self._parts[0]) > _JOINED_BYTES:
+            # Sends the head by itself: aiohttp would make one string of it and the first part.
+            await writer.write(b"")
         for part in self._parts:
             await writer.write(part)
+
+    def recall(self) -> None:
+        """Give up what is not sent: the call is over, and its parts may change from now on.
+
+        Closing alone would go on sending them, and the peer would take a mix for a whole body.
+        """
+        if self._transport is not None and self._transport.get_write_buffer_size():
+            self._transport.abort()
 
 
 @functools.lru_cache(maxsize=1024)

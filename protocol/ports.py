@@ -63,6 +63,8 @@ class Incoming(Protocol):
 class Reply:
     """What a handler answers: the parts are sent one after the other, without being joined.
 
+    They are sent after the handler has returned, so they must be memory that no one writes to
+    any more.
     status: 200, or an HTTP error status whose body is a `Refusal`.
     """
 

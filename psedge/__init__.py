@@ -13,7 +13,7 @@ from psedge.protocol.version import __version__
 
 if TYPE_CHECKING:
     from psedge.api import Connection, aconnect, connect
-    from psedge.run import run
+    from psedge.running import run
 
 __all__ = [
     "Connection",
@@ -30,7 +30,7 @@ _HOMES = {
     "Connection": "psedge.api",
     "aconnect": "psedge.api",
     "connect": "psedge.api",
-    "run": "psedge.run",
+    "run": "psedge.running",
 }
 
 

@@ -112,7 +112,9 @@ class Connection:
         """Why the run wants this worker to end, None while it goes on."""
         return self._joined().stop_reason
 
-    def step(self, samples: int | None = None, *, loss: float | None = None) -> ExchangeResult | None:
+    def step(
+        self, samples: int | None = None, *, loss: float | None = None
+    ) -> ExchangeResult | None:
         """Push the gradients in the model, receive fresh parameters, zero the gradients.
 
         Call it after `backward()`, where `optimizer.step()` stood; gradients of several backward

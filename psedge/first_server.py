@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from psedge.config import Experiment
+from psedge.own_packages import own_allow_list
 from psedge.protocol.errors import ConfigError
 from psedge.protocol.ports import Clock, Storage, Transport
 from psedge.supervisor.checkpoint import Checkpoint, CheckpointStore
@@ -35,9 +36,7 @@ async def make_supervisor(
     checkpoint = await _checkpoint(store, folder, notify) if resume else None
     setup = await asyncio.to_thread(_setup, experiment, folder, data, checkpoint, notify)
     keeper = Keeper(setup, Recorder(storage, clock, notify), store, clock)
-    return Supervisor(
-        setup, keeper, clock=clock, transport=transport, token=token, notify=notify
-    )
+    return Supervisor(setup, keeper, clock=clock, transport=transport, token=token, notify=notify)
 
 
 async def _checkpoint(
@@ -62,8 +61,9 @@ def _setup(
         return RunSetup(run, str(folder), experiment, _saved(checkpoint), checkpoint=checkpoint)
     # Only a server that has a model to build pays for importing torch.
     from psedge import prepare
+    from psedge.worker.objectives import resolve_loss, resolve_metrics
 
-    model = prepare.seeded_model(experiment)
+    model = prepare.built_model(experiment)
     fresh = prepare.initial_state(experiment, model)
     saved = _saved(checkpoint)
     if saved is not None:
@@ -73,13 +73,19 @@ def _setup(
         # A changed rate or schedule in the config counts from here on.
         saved = dataclasses.replace(saved, settings=fresh.settings, groups=fresh.groups)
     train_samples, test = prepare.load_sources(experiment, data, notify)
+    evaluator = None
+    if test is not None:
+        allow = own_allow_list(experiment)
+        loss = resolve_loss(experiment.model, allow)
+        metrics = resolve_metrics(experiment.model, allow)
+        evaluator = prepare.evaluator_of(experiment, model, test, loss, metrics)
     return RunSetup(
         run,
         str(folder),
         experiment,
         saved or fresh,
         train_samples,
-        prepare.evaluator_of(experiment, model, test),
+        evaluator,
         checkpoint,
     )
 

@@ -41,6 +41,9 @@ _STATUS_TIMEOUT_SECONDS = 5.0
 _FAREWELL_SECONDS = 60.0
 _CLOSE_SECONDS = 10.0
 _ENDED = ("finished", "stopped", "failed")
+_STOPPING = (
+    "stopping: workers finish their step and a checkpoint is written; Ctrl-C again ends at once"
+)
 
 
 class RunOrder(msgspec.Struct, frozen=True):
@@ -154,10 +157,7 @@ class Launch:
             for child in self._children():
                 child.kill()
         elif self._farewell is None:
-            self._notes.append(
-                "stopping: workers finish their step and a checkpoint is written; "
-                "Ctrl-C again ends at once"
-            )
+            self._notes.append(_STOPPING)
             self._show()
             self._farewell = asyncio.ensure_future(self._stop("stopped by Ctrl-C"))
 
@@ -232,6 +232,8 @@ class Launch:
         except UnreachableError:
             # A supervisor that ends the run closes its door; its exit code says the rest.
             return
+        if self._status.phase in _ENDED and _STOPPING in self._notes:
+            self._notes.remove(_STOPPING)
         self._show()
 
     def _show(self, reason: str = "") -> None:
@@ -248,7 +250,7 @@ class Launch:
         for child in self._children():
             if child.name not in self._mourned and child.exit_code not in (None, 0):
                 self._mourned.add(child.name)
-                self._notes.append(f"{child.name}: {child.last_words()}")
+                self._notes.append(_obituary(child))
         if self._interrupts:
             return
         lost = [server for server in self._servers[1:] if server.exit_code not in (None, 0)]
@@ -290,3 +292,11 @@ def _failure(child: Child) -> PsedgeError:
     """A child's end as an error of this process, with the same exit code."""
     kind = UserError if child.exit_code == 2 else TrainingError
     return kind(f"{child.name}: {child.last_words()}")
+
+
+def _obituary(child: Child) -> str:
+    """A child's end in one line, for the view; its log has the rest."""
+    words = child.last_words().splitlines()
+    if len(words) == 1:
+        return f"{child.name}: {words[0]}"
+    return f"{child.name}: {words[-1].strip()} (see {child.log})"

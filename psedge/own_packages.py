@@ -7,7 +7,7 @@ On every other machine only what its own operator allows.
 from __future__ import annotations
 
 from psedge.config import Experiment
-from psedge.worker.imports import DEFAULT_PACKAGES
+from psedge.worker.imports import DEFAULT_PACKAGES, AllowList
 
 
 def packages_of(experiment: Experiment) -> tuple[str, ...]:
@@ -21,3 +21,8 @@ def packages_of(experiment: Experiment) -> tuple[str, ...]:
     modules = [reference.partition(":")[0] for reference in references if ":" in reference]
     packages = dict.fromkeys(module.partition(".")[0] for module in modules)
     return tuple(package for package in packages if package not in DEFAULT_PACKAGES)
+
+
+def own_allow_list(experiment: Experiment) -> AllowList:
+    """What the machine on which the run was started permits."""
+    return AllowList(packages_of(experiment))

@@ -131,7 +131,9 @@ def _canvas(panels: int, title: str, subtitle: str) -> tuple[Figure, list[Axes]]
     FigureCanvasAgg(figure)
     axes = list(figure.subplots(panels, 1, sharex=True, squeeze=False)[:, 0])
     heading = axes[0]
-    heading.set_title(title, loc="left", fontsize=14, fontweight="bold", color=_INK, pad=26)
+    heading.set_title(
+        title, loc="left", fontsize=14, fontweight="bold", color=_INK, pad=26, parse_math=False
+    )
     heading.text(0, 1.035, subtitle, transform=heading.transAxes, fontsize=9, color="#6b7280")
     for panel in axes:
         panel.grid(axis="y", color=_FAINT, linewidth=0.8)
@@ -149,8 +151,10 @@ def _draw_metrics(panel: Axes, metrics: Sequence[Curve]) -> None:
     is_accuracy = all(curve.label == "accuracy" for curve in metrics)
     for index, curve in enumerate(metrics):
         y = [100 * value for value in curve.y] if is_accuracy else curve.y
+        # A dollar sign would begin a formula.
+        label = curve.label.replace("$", r"\$")
         panel.plot(
-            curve.x, y, color=colours[index % len(colours)], linewidth=2, label=curve.label,
+            curve.x, y, color=colours[index % len(colours)], linewidth=2, label=label,
             marker="o", markersize=4 if len(y) <= 60 else 0,
         )  # fmt: skip
     if is_accuracy:

@@ -6,7 +6,7 @@ The only part of a server process that needs torch, and only when the experiment
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from psedge.config import Experiment
+from psedge.own_packages import own_allow_list
 from psedge.protocol.errors import ConfigError, DataError
 from psedge.protocol.messages import Evaluation, OptimizerSettings
 from psedge.server.optimizer_settings import settings_of
@@ -23,36 +24,24 @@ from psedge.worker.binding import Binding
 from psedge.worker.datasets.source import Source
 from psedge.worker.datasets.table import load
 from psedge.worker.evaluation import evaluate
-from psedge.worker.imports import AllowList, resolve
+from psedge.worker.imports import resolve
 from psedge.worker.model_layout import layout_of
-from psedge.worker.models.build import build_model
-from psedge.worker.objectives import resolve_loss, resolve_metrics
+from psedge.worker.models.table import build
+from psedge.worker.objectives import Loss, Metric
 from psedge.worker.torch_optimizer import settings_of_torch
 
-CPU = torch.device("cpu")
 
+def initial_state(
+    experiment: Experiment, model: nn.Module, optimizer: torch.optim.Optimizer | None = None
+) -> ModelState:
+    """The state of a model that was just built, with its optimizer resolved.
 
-def own_allow_list(experiment: Experiment) -> AllowList:
-    """Whoever starts the first server wrote the config, so all that it names may be imported."""
-    names = []
-    if experiment.model is not None:
-        names += [experiment.model.factory, experiment.model.loss, *experiment.model.metrics]
-    if experiment.data is not None:
-        names.append(experiment.data.dataset)
-    names.append(experiment.optimizer.factory)
-    return AllowList(
-        name.partition(":")[0].partition(".")[0]
-        for name in names
-        if ":" in name and not name.startswith(("psedge", "torchvision"))
-    )
-
-
-def initial_state(experiment: Experiment, model: nn.Module) -> ModelState:
-    """The state of a model that was just built, with its optimizer resolved."""
+    optimizer: one that the caller made over the model's parameters; None takes the config's.
+    """
     layout = layout_of(model)
-    binding = Binding(model, layout, CPU)
+    binding = Binding(model, layout, next(model.parameters()).device)
     binding.read_model()
-    settings, groups = _optimizer(experiment, model)
+    settings, groups = _optimizer(experiment, model, optimizer)
     if len(binding.parameters) < experiment.cluster.servers:
         raise ConfigError(
             f"the model has {len(binding.parameters)} parameters, too few for "
@@ -69,12 +58,11 @@ def initial_state(experiment: Experiment, model: nn.Module) -> ModelState:
     )
 
 
-def seeded_model(experiment: Experiment, *, pretrained: bool = True) -> nn.Module:
+def built_model(experiment: Experiment) -> nn.Module:
     """The experiment's model with its initial parameters, the same for the same seed."""
     assert experiment.model is not None
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(experiment.seed)
-        return build_model(experiment.model, own_allow_list(experiment), pretrained=pretrained)
+    allow = own_allow_list(experiment)
+    return build(experiment.model, allow, experiment.seed, pretrained=True)
 
 
 def load_sources(
@@ -99,30 +87,26 @@ def load_sources(
         return train_samples, None
 
 
-def evaluator_of(experiment: Experiment, model: nn.Module, test: Source | None) -> Evaluator | None:
-    """Measures on `test` in a thread, with a copy of the model that nobody else touches."""
+def evaluator_of(
+    experiment: Experiment,
+    model: nn.Module,
+    test: Source,
+    loss: Loss,
+    metrics: Mapping[str, Metric],
+) -> Evaluator:
+    """Measures on `test` in a thread, with a model that nobody else may touch meanwhile."""
     config = experiment.model
-    if test is None or config is None:
-        return None
-    allow = own_allow_list(experiment)
-    loss = resolve_loss(config, allow)
-    metrics = resolve_metrics(config, allow)
-    binding = Binding(model, layout_of(model), CPU)
+    assert config is not None
 
     def measure(state: ModelState) -> Evaluation:
-        binding.parameters[:] = state.parameters
-        binding.buffers[:] = state.buffers
-        binding.counters[:] = state.counters
-        binding.frozen[:] = state.frozen
-        binding.write_parameters()
-        binding.write_buffers()
-        binding.write_frozen()
+        write_state(model, state)
+        device = next(model.parameters()).device
         return evaluate(
             model,
             test,
             loss,
             metrics,
-            CPU,
+            device,
             precision=config.precision,
             channels_last=config.channels_last,
         )
@@ -133,15 +117,29 @@ def evaluator_of(experiment: Experiment, model: nn.Module, test: Source | None) 
     return evaluator
 
 
+def write_state(model: nn.Module, state: ModelState) -> None:
+    """Put the state's values into a torch model of the same layout."""
+    device = next(model.parameters()).device
+    binding = Binding(model, state.layout, device)
+    binding.parameters[:] = state.parameters
+    binding.buffers[:] = state.buffers
+    binding.counters[:] = state.counters
+    binding.frozen[:] = state.frozen
+    binding.write_parameters()
+    binding.write_buffers()
+    binding.write_frozen()
+
+
 def _optimizer(
-    experiment: Experiment, model: nn.Module
+    experiment: Experiment, model: nn.Module, optimizer: torch.optim.Optimizer | None
 ) -> tuple[OptimizerSettings, tuple[int, ...]]:
     config = experiment.optimizer
     layout = layout_of(model)
-    if not config.factory:
-        return settings_of(config, layout)
-    factory = resolve(config.factory, {}, own_allow_list(experiment), "optimizer")
-    optimizer = factory(model, **config.arguments)
+    if optimizer is None:
+        if not config.factory:
+            return settings_of(config, layout)
+        factory = resolve(config.factory, {}, own_allow_list(experiment), "optimizer")
+        optimizer = factory(model, **config.arguments)
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise ConfigError(
             f"optimizer {config.factory!r} returned {type(optimizer).__name__}, not a "

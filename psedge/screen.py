@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+import sys
+import termios
+from typing import Any, Protocol
 
 from rich.console import Console
 from rich.live import Live
@@ -34,6 +36,7 @@ class LiveScreen:
         self._console = console
         self._history = History()
         self._live = Live(console=console, auto_refresh=False, vertical_overflow="crop")
+        self._terminal = _without_control_echo()
         self._live.start()
 
     def show(self, status: Status, now: float) -> None:
@@ -43,6 +46,8 @@ class LiveScreen:
 
     def close(self) -> None:
         self._live.stop()
+        if self._terminal is not None:
+            termios.tcsetattr(sys.stdin, termios.TCSADRAIN, self._terminal)
 
 
 class PlainScreen:
@@ -79,3 +84,17 @@ def screen_for(console: Console) -> Screen:
     if console.is_terminal and not console.is_dumb_terminal:
         return LiveScreen(console)
     return PlainScreen(console)
+
+
+def _without_control_echo() -> list[Any] | None:
+    """Keeps the terminal from writing `^C` into the picture; returns the settings to restore.
+
+    None when standard input is no terminal.
+    """
+    if not sys.stdin.isatty():
+        return None
+    earlier = termios.tcgetattr(sys.stdin)
+    changed = list(earlier)
+    changed[3] &= ~termios.ECHOCTL
+    termios.tcsetattr(sys.stdin, termios.TCSADRAIN, changed)
+    return earlier

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from psedge import figures
+from psedge.supervisor.checkpoint import FOLDER as CHECKPOINT_FOLDER
 
 _VERDICT_STYLE = {"finished": "bold green", "stopped": "bold yellow", "failed": "bold red"}
 
@@ -79,6 +80,8 @@ def _rows(result: Mapping[str, Any]) -> list[tuple[str, RenderableType]]:
 def _next_commands(phase: str, folder: Path) -> list[tuple[str, str]]:
     name = shlex.quote(str(folder))
     if phase != "finished":
+        if not (folder / CHECKPOINT_FOLDER).is_dir():
+            return []
         again = f"psedge run {shlex.quote(str(folder / 'config.toml'))} --out {name} --resume"
         return [("to continue", again)]
     model = shlex.quote(str(folder / "model.safetensors"))

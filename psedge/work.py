@@ -30,13 +30,14 @@ from psedge.protocol.messages import Experiment
 from psedge.protocol.ports import Clock, Transport
 from psedge.protocol.system_clock import SystemClock
 from psedge.worker.binding import Binding
+from psedge.worker.client import StopTraining
 from psedge.worker.control import SupervisorClient
 from psedge.worker.datasets.source import Source
 from psedge.worker.datasets.table import load
 from psedge.worker.device import choose_device, describe, use_threads
 from psedge.worker.imports import AllowList
 from psedge.worker.model_layout import layout_of
-from psedge.worker.models.build import build_model
+from psedge.worker.models.table import build
 from psedge.worker.objectives import Loss, resolve_loss
 from psedge.worker.session import Identity, Session
 from psedge.worker.trainer import Plan, Trainer
@@ -104,7 +105,7 @@ def parts_of_config(allow: AllowList, data: Path, name: str) -> MakeParts:
 
     def make(plan: Plan) -> Parts:
         return Parts(
-            build_model(plan.model, allow, pretrained=False),
+            build(plan.model, allow, plan.seed),
             load(plan.data, "train", data, allow, worker_name=name),
             resolve_loss(plan.model, allow),
         )
@@ -149,32 +150,43 @@ class Worker:
         plan = plan_of(experiment)
         use_threads(plan.worker.threads)
         # Two threads: one computes, one loads the next batches beside it.
-        with ThreadPoolExecutor(1, "psedge-compute") as computing:
-            with ThreadPoolExecutor(1, "psedge-load") as loading:
-                compute, load_batches = in_thread(computing), in_thread(loading)
-                parts = await compute(lambda: self._make_parts(plan))
-                session = await compute(
-                    lambda: self._open_session(transport, clock, supervisor, plan, parts)
-                )
-                trainer = Trainer(
-                    session,
-                    plan,
-                    parts.model,
-                    parts.source,
-                    parts.loss,
-                    self._device,
-                    clock,
-                    compute=compute,
-                    load=load_batches,
-                    pace=self._pace,
-                )
-                await compute(trainer.probe)
-                self._session = session
-                if await self._unless_stopped(_started(session, experiment)) is None:
-                    await session.leave()
-                    return
-                self._notify(f"{session.joined.name} trains on {describe(self._device)}")
-                await trainer.run()
+        with (
+            ThreadPoolExecutor(1, "psedge-compute") as computing,
+            ThreadPoolExecutor(1, "psedge-load") as loading,
+        ):
+            compute = in_thread(computing)
+            parts = await compute(lambda: self._make_parts(plan))
+            session = await compute(
+                lambda: self._open_session(transport, clock, supervisor, plan, parts)
+            )
+            trainer = Trainer(
+                session,
+                plan,
+                parts.model,
+                parts.source,
+                parts.loss,
+                self._device,
+                clock,
+                compute=compute,
+                load=in_thread(loading),
+                pace=self._pace,
+            )
+            await compute(trainer.probe)
+            self._session = session
+            await self._train(session, trainer, experiment)
+
+    async def _train(self, session: Session, trainer: Trainer, experiment: Experiment) -> None:
+        try:
+            started = await self._unless_stopped(_started(session, experiment))
+        except StopTraining as stop:
+            # The others may have done all there was to do while this worker made ready.
+            self._notify(str(stop))
+            return
+        if started is None:
+            await session.leave()
+            return
+        self._notify(f"{session.joined.name} trains on {describe(self._device)}")
+        await trainer.run()
         self._notify(session.stop_reason or "the data of this run is done")
 
     def _open_session(
@@ -237,7 +249,9 @@ def plan_of(experiment: Experiment) -> Plan:
     try:
         return msgspec.convert(experiment.config, Plan)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"the supervisor's experiment does not fit this psedge: {error}") from error
+        raise ConfigError(
+            f"the supervisor's experiment does not fit this psedge: {error}"
+        ) from error
 
 
 def in_thread(pool: ThreadPoolExecutor) -> Callable[[Callable[[], T]], Awaitable[T]]:

@@ -28,8 +28,8 @@ from psedge.protocol.messages import (
     Hello,
     HelloReply,
     Members,
-    ShardOrder,
     ServerReport,
+    ShardOrder,
 )
 from psedge.protocol.ports import Buffer, Handler, Incoming, Reply
 from psedge.protocol.version import __version__

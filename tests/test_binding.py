@@ -40,7 +40,7 @@ class Buffers(nn.Module):
         self.register_buffer("mask", torch.tensor([True, False, True]))
         self.register_buffer("count", torch.tensor(7, dtype=torch.int64))
         self.register_buffer("small", torch.tensor([1, -2], dtype=torch.int16))
-        self.register_buffer("mean", torch.randn(3, dtype=torch.float64))
+        self.register_buffer("mean", torch.randn(3).double())
         self.register_buffer("scratch", torch.randn(5), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -140,9 +140,7 @@ def test_gradients_lie_where_their_parameters_lie(name: str) -> None:
     for spec in binding.layout.of_role("parameter"):
         gradient = named[spec.name].grad
         piece = binding.gradients[spec.offset : spec.offset + spec.extent].reshape(spec.shape)
-        expected = (
-            np.zeros(spec.shape) if gradient is None else gradient.to_dense().float().numpy()
-        )
+        expected = np.zeros(spec.shape) if gradient is None else gradient.to_dense().float().numpy()
         np.testing.assert_array_equal(piece, expected, err_msg=spec.name)
     binding.zero_gradients()
     assert all(parameter.grad is None for parameter in model.parameters())

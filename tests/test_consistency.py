@@ -78,6 +78,18 @@ def test_an_idle_worker_holds_nobody_and_wakes_at_the_slowest() -> None:
     assert ssp.may_proceed(0)
 
 
+def test_a_push_of_an_idle_worker_counts_from_the_slowest() -> None:
+    ssp = gate(bound=0)
+    ssp.set_members([Member(0, 1), Member(1, 1, idle=True)])
+    for _ in range(5):
+        ssp.advance(0)
+    assert ssp.staleness(1) == 0
+    assert ssp.advance(1) == 6
+    ssp.set_members([Member(0, 1), Member(1, 1)])
+    assert ssp.clock(1) == 6
+    assert not ssp.may_proceed(1)
+
+
 def test_a_new_incarnation_is_a_newcomer() -> None:
     ssp = gate()
     for worker in (0, 1, 1, 0, 0):
@@ -128,7 +140,8 @@ def test_the_gap_never_exceeds_the_bound_and_someone_can_always_go_on(
     floor = 0
     for incarnation, (move, worker) in enumerate(moves):
         member = members.get(worker)
-        if move == "push" and member and not member.idle:
+        if move == "push" and member:
+            # An idle one may push before the news that it woke has come here.
             if ssp.may_proceed(worker):
                 assert ssp.staleness(worker) <= bound
                 ssp.advance(worker)

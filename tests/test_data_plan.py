@@ -190,9 +190,16 @@ def test_local_data_leaves_with_its_worker_but_does_not_end_an_empty_run() -> No
     plan.release(0, 1)
     plan.release(1, 0)
     assert not plan.finished
+    assert plan.samples_per_epoch == 8, "epochs are counted over all data, whoever is away"
     plan.open_pool(1, "b", 4)
     plan.claim(1, 2, 4)
     plan.consumed(1, 4)
+    assert plan.finished
+    plan.release(1, 4)
+    assert not plan.finished, "worker 0 may come back to its data"
+    plan.open_pool(0, "a", 4)
+    plan.claim(0, 2, 4)
+    plan.release(0, 3)
     assert plan.finished
 
 

@@ -36,6 +36,7 @@ class FakeChild:
         self.name, self.arguments, self.log, self.environment = name, arguments, log, environment
         self.exit_code: int | None = None
         self.text = READY if name == "server-0" else ""
+        self.words = ""
         self.killed = False
 
     @property
@@ -46,7 +47,7 @@ class FakeChild:
         return self.text
 
     def last_words(self) -> str:
-        return f"last words of {self.name}"
+        return self.words or f"last words of {self.name}"
 
     def terminate(self) -> None:
         if self.exit_code is None:
@@ -169,7 +170,8 @@ def test_a_server_that_cannot_start_says_why_and_whose_mistake_it_was() -> None:
 def test_one_lost_worker_is_noted_and_the_run_goes_on() -> None:
     def script(world: World, look: int) -> Status:
         if look == 2:
-            world.children["worker-1"].exit_code = -9
+            world.children["worker-1"].exit_code = 1
+            world.children["worker-1"].words = "its log ends with:\n    Trace\n    KeyError: 3"
         if look < 6:
             return training(look)
         world.children["server-0"].exit_code = 0
@@ -178,7 +180,7 @@ def test_one_lost_worker_is_noted_and_the_run_goes_on() -> None:
     world = World(script)
     assert world.run().phase == "finished"
     notes = [note for status in world.shown for note in status.notes]
-    assert "worker-1: last words of worker-1" in notes
+    assert set(notes) == {"worker-1: KeyError: 3 (see out/logs/worker-1.log)"}
     assert max(len(status.notes) for status in world.shown) == 1
 
 
@@ -227,6 +229,8 @@ def test_the_first_interrupt_stops_in_order() -> None:
     assert world.stops == ["stopped by Ctrl-C"]
     assert not any(child.killed for child in world.children.values())
     assert any("Ctrl-C again" in note for status in world.shown for note in status.notes)
+    assert world.shown[-1].phase == "stopped"
+    assert world.shown[-1].notes == ()
 
 
 def test_the_second_interrupt_ends_everything_at_once() -> None:

@@ -36,12 +36,12 @@ class StillClock:
 
 
 class FullDisk(Disk):
-    """While full it writes half of what it is given and then fails, as real ones do."""
+    """While full it writes half of what such files are given and then fails, as real ones do."""
 
-    full = False
+    full = ""
 
     async def append(self, path: str, data: Buffer) -> None:
-        if self.full:
+        if self.full and self.full in path:
             await super().append(path, bytes(data)[: len(data) // 2])
             raise OSError(errno.ENOSPC, "No space left on device")
         await super().append(path, data)
@@ -150,17 +150,18 @@ def test_the_result_has_what_programs_look_for(tmp_path: Path) -> None:
     assert stored["test_accuracy"] == 0.97
 
 
-def test_a_full_disk_is_said_once_and_no_row_is_lost(tmp_path: Path) -> None:
+@pytest.mark.parametrize("which", ["metrics.jsonl", "tfevents"])
+def test_a_full_disk_is_said_once_and_no_row_is_lost(tmp_path: Path, which: str) -> None:
     notes: list[str] = []
     disk = FullDisk(tmp_path)
 
     async def run() -> None:
         recorder = Recorder(disk, StillClock(), notes.append)
         await recorder.record(_progress(10))
-        disk.full = True
+        disk.full = which
         await recorder.record(_progress(20))
         await recorder.record(_progress(30))
-        disk.full = False
+        disk.full = ""
         await recorder.record(_progress(40))
         await recorder.finish(_result())
 
@@ -179,13 +180,13 @@ def test_rows_that_wait_have_a_bound(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(recorder_module, "WAITING_LIMIT_ROWS", 4)
     notes: list[str] = []
     disk = FullDisk(tmp_path)
-    disk.full = True
+    disk.full = "metrics.jsonl"
 
     async def run() -> None:
         recorder = Recorder(disk, StillClock(), notes.append)
         for samples in range(1, 8):
             await recorder.record(_progress(samples))
-        disk.full = False
+        disk.full = ""
         await recorder.finish(_result())
 
     asyncio.run(run())

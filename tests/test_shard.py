@@ -2,93 +2,25 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
-from numpy.typing import NDArray
+from shard_cluster import Cluster, assignment, vector
 
 from psedge.protocol.errors import FrameError, RefusedError
 from psedge.protocol.messages import (
-    Assignment,
     GroupSettings,
     Member,
     Members,
     OptimizerSettings,
     Progress,
     ScheduleSettings,
-    Segment,
     SyncSettings,
 )
 from psedge.protocol.wire import Status
 from psedge.server.shard import Outcome, Push, Shard
-
-SGD = OptimizerSettings("sgd", (GroupSettings(lr=1.0),))
-
-
-def vector(*values: float) -> NDArray[np.float32]:
-    return np.array(values, dtype=np.float32)
-
-
-def assignment(
-    sync: SyncSettings,
-    optimizer: OptimizerSettings = SGD,
-    schedule: ScheduleSettings = ScheduleSettings(),
-) -> Assignment:
-    return Assignment(
-        shard=0,
-        start=10,
-        stop=12,
-        buffers_start=3,
-        buffers_stop=4,
-        counters_bytes=1,
-        segments=(Segment(0, 2, 0),),
-        optimizer=optimizer,
-        schedule=schedule,
-        sync=sync,
-    )
-
-
-class Cluster:
-    """A shard and what its workers know, so that a test says only who pushes what."""
-
-    def __init__(self, mode: Any = "asp", workers: int = 2, **further: Any) -> None:
-        names = ("optimizer", "schedule")
-        settings = {name: further.pop(name) for name in names if name in further}
-        self.shard = Shard(
-            assignment(SyncSettings(mode, **further), **settings),
-            vector(0.0, 0.0),
-            vector(0.0),
-            b"\x00",
-        )
-        self.members = {worker: Member(worker, 1) for worker in range(workers)}
-        self.sequences: dict[tuple[int, int], int] = {}
-        self.revision = 0
-        self.tell()
-
-    def tell(self) -> None:
-        self.revision += 1
-        self.shard.set_members(Members(self.revision, tuple(self.members.values())))
-
-    def push(self, worker: int, *gradient: float, samples: int = 1, **further: Any) -> Outcome:
-        key = (worker, self.members[worker].incarnation)
-        self.sequences[key] = self.sequences.get(key, 0) + 1
-        push = Push(*key, self.sequences[key], self.shard.version, samples)
-        outcome = self.shard.push(dataclasses.replace(push, **further), vector(*gradient))
-        self.shard.check_invariants()
-        return outcome
-
-    def progress(self, worker: int, incarnation: int = 1) -> Progress:
-        return next(
-            progress
-            for progress in self.shard.report().workers
-            if (progress.worker, progress.incarnation) == (worker, incarnation)
-        )
-
-    def bits(self) -> dict[str, bytes]:
-        return {name: array.tobytes() for name, array in self.shard.state()[1].items()}
 
 
 @pytest.mark.parametrize("mode", ["ssp", "asp"])
@@ -100,81 +32,6 @@ def test_each_push_is_one_step(mode: str) -> None:
     assert cluster.shard.version == 2
 
 
-def test_bsp_takes_one_joint_step_weighted_by_samples() -> None:
-    cluster = Cluster("bsp", workers=3)
-    cluster.push(0, 3.0, 0.0, samples=2)
-    cluster.push(2, 0.0, 6.0, samples=1)
-    assert cluster.shard.parameters.tolist() == [0.0, 0.0]
-    assert not cluster.shard.may_proceed(0)
-    assert cluster.shard.may_proceed(1)
-    cluster.push(1, 0.0, 0.0, samples=3)
-    np.testing.assert_allclose(cluster.shard.parameters, [-1.0, -1.0])
-    assert cluster.shard.version == 1
-    assert all(cluster.shard.may_proceed(worker) for worker in range(3))
-
-
-def test_bsp_goes_on_when_the_missing_worker_leaves_or_turns_idle() -> None:
-    for idle in (True, False):
-        cluster = Cluster("bsp")
-        cluster.push(0, 1.0, 1.0)
-        if idle:
-            cluster.members[1] = Member(1, 1, idle=True)
-        else:
-            del cluster.members[1]
-        cluster.tell()
-        cluster.shard.check_invariants()
-        assert cluster.shard.parameters.tolist() == [-1.0, -1.0]
-        assert cluster.shard.may_proceed(0)
-
-
-def test_bsp_keeps_the_contribution_of_one_who_left_since() -> None:
-    cluster = Cluster("bsp", workers=3)
-    cluster.push(0, 3.0, 0.0, samples=2)
-    assert cluster.progress(0).samples == 0
-    del cluster.members[0]
-    cluster.tell()
-    assert cluster.progress(0).samples == 2, "its data is done, whatever happens"
-    cluster.push(1, 0.0, 0.0, samples=2)
-    assert cluster.shard.version == 0
-    cluster.push(2, 0.0, 0.0, samples=2)
-    np.testing.assert_allclose(cluster.shard.parameters, [-1.0, 0.0])
-    assert cluster.shard.report().samples_applied == 6
-
-
-def test_bsp_waits_for_everyone_who_came_in_together_after_a_quiet_time() -> None:
-    cluster = Cluster("bsp", workers=1)
-    cluster.push(0, 1.0, 1.0)
-    cluster.members = {}
-    cluster.tell()
-    cluster.members = {worker: Member(worker, 1) for worker in (5, 6)}
-    cluster.tell()
-    cluster.push(5, 2.0, 2.0)
-    assert cluster.shard.version == 1
-    cluster.push(6, 0.0, 0.0)
-    assert cluster.shard.parameters.tolist() == [-2.0, -2.0]
-
-
-def test_bsp_counts_a_push_when_its_round_is_applied() -> None:
-    cluster = Cluster("bsp")
-    cluster.push(0, 1.0, 1.0, samples=4)
-    assert cluster.progress(0) == Progress(0, 1)
-    assert cluster.shard.report().samples_seen == 0
-    cluster.push(1, 1.0, 1.0, samples=5)
-    assert cluster.progress(0) == Progress(0, 1, 1, 1, samples=4, pushes_applied=1)
-    assert cluster.shard.report().samples_applied == 9
-
-
-def test_a_round_of_refused_pushes_changes_nothing_and_goes_on() -> None:
-    cluster = Cluster("bsp")
-    before = cluster.bits()
-    for worker in (0, 1):
-        assert cluster.push(worker, np.nan, 0.0).status is Status.REFUSED_NONFINITE
-    assert cluster.bits() == before
-    assert cluster.shard.version == 0
-    assert cluster.shard.may_proceed(0)
-    assert cluster.shard.report().pushes_refused == 2
-
-
 @pytest.mark.parametrize("mode", ["bsp", "ssp", "asp"])
 def test_a_retry_is_recognised_and_not_applied_again(mode: str) -> None:
     cluster = Cluster(mode, workers=1)
@@ -184,15 +41,6 @@ def test_a_retry_is_recognised_and_not_applied_again(mode: str) -> None:
     again = cluster.shard.push(push, vector(1.0, 1.0))
     assert (again.status, again.clock) == (Status.DUPLICATE, 1)
     assert (cluster.bits(), cluster.shard.report()) == (before, report)
-
-
-def test_a_retry_is_recognised_while_its_round_still_gathers() -> None:
-    cluster = Cluster("bsp")
-    push = Push(0, 1, 1, 0, samples=3)
-    cluster.shard.push(push, vector(2.0, 2.0))
-    assert cluster.shard.push(push, vector(2.0, 2.0)).status is Status.DUPLICATE
-    cluster.push(1, 0.0, 0.0, samples=3)
-    assert cluster.shard.parameters.tolist() == [-1.0, -1.0]
 
 
 def test_a_new_incarnation_counts_from_one_again() -> None:
@@ -289,15 +137,6 @@ def test_buffers_are_merged_by_the_share_of_samples() -> None:
     assert cluster.shard.buffers.tolist() == [8.0]
 
 
-def test_buffers_of_a_round_are_its_mean() -> None:
-    cluster = Cluster("bsp")
-    cluster.push(1, 0.0, 0.0, samples=30, buffers=vector(4.0), counters=b"\x07")
-    assert (cluster.shard.buffers.tolist(), cluster.shard.counters) == ([0.0], b"\x00")
-    cluster.push(0, 0.0, 0.0, samples=10, buffers=vector(8.0), counters=b"\x02")
-    np.testing.assert_allclose(cluster.shard.buffers, [5.0])
-    assert (cluster.shard.counters, cluster.shard.buffers_version) == (b"\x07", 1)
-
-
 def test_nothing_sent_is_nothing_changed() -> None:
     cluster = Cluster("ssp")
     cluster.push(0, 1.0, 1.0)
@@ -318,7 +157,7 @@ def test_nothing_sent_is_nothing_changed() -> None:
 def test_what_does_not_fit_is_refused_and_changes_nothing(wrong: dict[str, Any]) -> None:
     cluster = Cluster("ssp")
     before, report = cluster.bits(), cluster.shard.report()
-    fields = {"sequence": 1, "samples": 1, "gradient": vector(1.0, 1.0)} | wrong
+    fields: dict[str, Any] = {"sequence": 1, "samples": 1, "gradient": vector(1.0, 1.0)} | wrong
     gradient = fields.pop("gradient")
     with pytest.raises(FrameError):
         cluster.shard.push(Push(worker=0, incarnation=1, version=0, **fields), gradient)
@@ -366,16 +205,6 @@ def test_a_restored_shard_goes_on_as_the_first_would_have(mode: Any, kind: Any) 
     assert twin.state()[0] == cluster.shard.state()[0]
     for name, array in twin.state()[1].items():
         assert array.tobytes() == cluster.bits()[name], name
-
-
-def test_an_unfinished_round_is_not_in_the_state_so_its_push_can_be_sent_again() -> None:
-    cluster = Cluster("bsp")
-    cluster.push(0, 2.0, 2.0)
-    twin = Shard.restored(cluster.shard.assignment, *cluster.shard.state())
-    twin.set_members(Members(0, (Member(0, 1), Member(1, 1))))
-    assert twin.push(Push(0, 1, 1, 0, 1), vector(2.0, 2.0)).status is Status.APPLIED
-    twin.push(Push(1, 1, 1, 0, 1), vector(0.0, 0.0))
-    assert twin.parameters.tolist() == [-1.0, -1.0]
 
 
 @pytest.mark.parametrize("name", ["parameters", "buffers", "counters", "optimizer.momentum"])

@@ -156,9 +156,7 @@ class World:
             self.push(worker, one, gradient=float("nan"))
         elif what == "retry" and one and one.latest:
             self.retry(one.latest)
-        elif what == "join" and one is None:
-            self.workers[worker] = Simulated(self.revision)
-        elif what == "rejoin" and one:
+        elif (what, one is None) in (("join", True), ("rejoin", False)):
             self.workers[worker] = Simulated(self.revision)
         elif what == "leave" and one:
             del self.workers[worker]

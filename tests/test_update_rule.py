@@ -120,19 +120,21 @@ def test_weight_scales_the_whole_step_of_sgd_with_decay() -> None:
     np.testing.assert_allclose(parameters, [1 - 0.025 * 3.5, 2 - 0.025 * 0.0], rtol=1e-6)
 
 
+@pytest.mark.parametrize(("steps", "decay"), [(1, 0.5), (5, 0.0)])
 @pytest.mark.parametrize("rule", ["adam", "adamw"])
-def test_weight_scales_the_step_of_adam_though_adam_ignores_the_scale_of_gradients(
-    rule: Any,
+def test_weight_scales_the_steps_of_adam_though_adam_ignores_the_scale_of_gradients(
+    rule: Any, steps: int, decay: float
 ) -> None:
-    steps = []
+    start = np.array([1.0, 2.0, -3.0], dtype=np.float32)
+    moved = []
     for weight in (1.0, 0.25):
-        settings = OptimizerSettings(rule, (GroupSettings(lr=0.1, weight_decay=0.0),))
+        settings = OptimizerSettings(rule, (GroupSettings(lr=0.1, weight_decay=decay),))
         update = UpdateRule(settings, (Segment(0, 3, 0),), 3)
-        parameters = np.zeros(3, dtype=np.float32)
-        for _ in range(5):
+        parameters = start.copy()
+        for _ in range(steps):
             update.apply(parameters, np.array([3.0, -1.0, 0.5], dtype=np.float32), 1.0, weight)
-        steps.append(parameters)
-    np.testing.assert_allclose(steps[1], 0.25 * steps[0], rtol=1e-5)
+        moved.append(parameters - start)
+    np.testing.assert_allclose(moved[1], 0.25 * moved[0], rtol=1e-4)
 
 
 def test_state_is_only_what_the_rule_needs() -> None:

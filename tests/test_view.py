@@ -213,6 +213,9 @@ def test_the_summary_tells_result_files_and_next_step(tmp_path) -> None:
         f"psedge export {tmp_path}",
     ):
         assert said in text, said
+    early = drawn(summary({**result, "phase": "stopped"}, tmp_path, None), 300)
+    assert "--resume" not in early, "there is no checkpoint to resume from"
+    (tmp_path / "checkpoints").mkdir()
     stopped = drawn(summary({**result, "phase": "stopped"}, tmp_path, None), 300)
     assert f"--out {tmp_path} --resume" in stopped
 

@@ -170,9 +170,7 @@ class TinyCluster:
         return np.concatenate([shard.parameters for shard in self.shards()])
 
     def shards(self) -> list[Any]:
-        return [
-            hosted.shard for service in self.services for hosted in service._hosted.values()
-        ]
+        return [hosted.shard for service in self.services for hosted in service._hosted.values()]
 
     async def expel(self, worker: int) -> None:
         """Take a worker for dead."""
@@ -293,6 +291,12 @@ async def at_once(function: Callable[[], T]) -> T:
     """A Compute without a thread."""
     await asyncio.sleep(0)
     return function()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Give everyone else turns until something has come about."""
+    while not condition():  # noqa: ASYNC110
+        await asyncio.sleep(0.0005)
 
 
 def run(work: Awaitable[T]) -> T:

@@ -144,7 +144,9 @@ class ShardClient:
         gradient: float32, as long as the parameters; if any value is not finite all of it is
         overwritten with NaN, so that every shard refuses the push, and not only some of them.
         """
-        if not np.isfinite(np.dot(gradient, gradient)) and not np.isfinite(gradient).all():
+        with np.errstate(over="ignore", invalid="ignore"):
+            square = np.dot(gradient, gradient)
+        if not np.isfinite(square) and not np.isfinite(gradient).all():
             gradient.fill(np.nan)
         self._sequence += 1
         buffers = self._vectors.buffers.copy() if buffers_changed else self._vectors.buffers[:0]

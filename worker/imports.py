@@ -141,7 +141,8 @@ def _imported(module_name: str, kind: str) -> ModuleType:
 def _torchvision_error(kind: str, error: Exception) -> UserError:
     mistake = ModelError if kind == "model" else DataError
     instead = "a model of psedge's own" if kind == "model" else "`npz` or `image-folder` data"
-    if isinstance(error, ModuleNotFoundError) and error.name == "torchvision":
+    missing = error.name or "" if isinstance(error, ModuleNotFoundError) else ""
+    if missing.startswith("torchvision"):
         return mistake(
             "torchvision is not installed on this machine: install the one that matches "
             f"this torch, or use {instead}"

@@ -1,7 +1,8 @@
 """The layout of a torch model: every tensor that workers and servers must agree on.
 
 Order is the model's own: `named_parameters`, then persistent buffers. What psedge cannot train is
-refused here, when a worker connects, and not at some later step.
+refused here, when a worker connects, and not at some later step. Floating-point buffers travel as
+float32 whatever their dtype.
 """
 
 from __future__ import annotations

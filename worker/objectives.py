@@ -49,17 +49,22 @@ def mse(output: Tensor, target: Tensor) -> Tensor:
 def accuracy(output: Tensor, target: Tensor) -> Tensor:
     """Share of right answers, 0..1.
 
-    Labels are compared with the largest of the logits along axis 1, without ignored ones; 0/1
-    targets of the output's own shape with the logits' signs, and class shares by their largest.
+    The largest of the logits along axis 1 is compared with the label, where it is not an ignored
+    one, or with the largest of the class shares. With a single logit it is `binary_accuracy`.
     """
-    if not target.is_floating_point() and target.ndim == output.ndim - 1 and output.shape[1] > 1:
-        counted = target != IGNORED_LABEL
-        right = (output.argmax(dim=1) == target) & counted
-        return right.sum() / counted.sum().clamp(min=1)
-    truth = _like(target, output)
-    if output.ndim > 1 and output.shape[1] > 1 and _are_shares(truth):
-        return (output.argmax(dim=1) == truth.argmax(dim=1)).float().mean()
-    return ((output > 0) == (truth > 0.5)).float().mean()
+    if output.ndim == 1 or output.shape[1] == 1:
+        return binary_accuracy(output, target)
+    answers = output.argmax(dim=1)
+    if target.shape == output.shape:
+        return (answers == target.argmax(dim=1)).float().mean()
+    counted = target != IGNORED_LABEL
+    right = (answers == _like(target, answers)) & counted
+    return right.sum() / counted.sum().clamp(min=1)
+
+
+def binary_accuracy(output: Tensor, target: Tensor) -> Tensor:
+    """Share of logits whose sign agrees with their 0/1 target."""
+    return ((output > 0) == (_like(target, output) > 0.5)).float().mean()
 
 
 LOSSES: dict[str, Callable[..., Tensor]] = {
@@ -68,7 +73,7 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
     "mse": mse,
 }
 
-METRICS: dict[str, Metric] = {"accuracy": accuracy}
+METRICS: dict[str, Metric] = {"accuracy": accuracy, "binary-accuracy": binary_accuracy}
 
 
 def resolve_loss(config: ModelConfig, allow: AllowList) -> Loss:
@@ -86,13 +91,18 @@ def resolve_loss(config: ModelConfig, allow: AllowList) -> Loss:
 
 
 def resolve_metrics(config: ModelConfig, allow: AllowList) -> Mapping[str, Metric]:
-    """The metrics of a config by name; `accuracy` is left out where the loss is `mse`.
+    """The metrics of a config by name, with `accuracy` understood as the loss means it.
 
-    A squared error has no right and wrong answers, and `accuracy` is in the list by default.
+    It is on the list by default: `bce-with-logits` makes it `binary_accuracy`, and with `mse` it
+    is left out, for a squared error knows no right and wrong answers.
     Raises ConfigError if there is no such metric.
     """
-    names = [name for name in config.metrics if (name, config.loss) != ("accuracy", "mse")]
-    return {name: resolve(name, METRICS, allow, "metric") for name in names}
+    metrics = {name: resolve(name, METRICS, allow, "metric") for name in config.metrics}
+    if config.loss == "mse":
+        metrics.pop("accuracy", None)
+    elif config.loss == "bce-with-logits" and "accuracy" in metrics:
+        metrics["accuracy"] = binary_accuracy
+    return metrics
 
 
 def check_labels(output: Tensor, target: Tensor) -> None:
@@ -144,11 +154,7 @@ def _like(target: Tensor, output: Tensor) -> Tensor:
     """The target in the output's shape and dtype, never broadcast: that would hide a mistake."""
     if target.numel() != output.numel() or target.shape[0] != output.shape[0]:
         raise DataError(
-            f"targets {list(target.shape)} do not fit the model's output {list(output.shape)}; "
-            "they need one value for each output"
+            f"targets {list(target.shape)} do not fit outputs {list(output.shape)}; "
+            "there must be one for each"
         )
     return target.reshape(output.shape).to(output.dtype)
-
-
-def _are_shares(truth: Tensor) -> bool:
-    return bool((truth.sum(dim=1) - 1).abs().max() < 1e-3)

@@ -168,14 +168,14 @@ class DataPlan:
 
     @property
     def samples_per_epoch(self) -> int:
-        """Size of the data that is there now, 0 if none is."""
-        return sum(pool.samples for pool in self._pools.values() if self._present(pool))
+        """Size of all data, of workers that are away too; 0 before the first one came."""
+        return sum(pool.samples for pool in self._pools.values())
 
     @property
     def epochs_visited(self) -> float:
         """Passes over the data so far, as a fraction."""
-        known = sum(pool.samples for pool in self._pools.values())
-        return self.visited / known if known else 0.0
+        samples = self.samples_per_epoch
+        return self.visited / samples if samples else 0.0
 
     @property
     def epoch(self) -> int:
@@ -188,12 +188,17 @@ class DataPlan:
 
     @property
     def finished(self) -> bool:
-        """Nothing is left to do for the workers that are there; local data may leave with its
-        worker, but a run whose workers are all away is not finished by that."""
+        """Nothing is left to do for the workers that are there.
+
+        Local data may leave with its worker; but a run is not finished by everyone being away,
+        unless all had been visited.
+        """
         if self.limit is not None:
             return self.visited >= self.limit
-        present = any(self._present(pool) for pool in self._pools.values())
-        return present and self.visited == self.total
+        present = [pool for pool in self._pools.values() if self._present(pool)]
+        needed = present or self._pools.values()
+        unclaimed = sum(pool.unclaimed or 0 for pool in needed)
+        return bool(self._pools) and unclaimed + self._outstanding_of_all() == 0
 
     def export(self) -> PlanState:
         pools = tuple(pool.export() for pool in self._pools.values())

@@ -21,7 +21,6 @@ from psedge.protocol.messages import (
     SHARD_ASSIGN,
     SHARD_MEMBERS,
     SHARD_STATE,
-    Acknowledged,
     Assignment,
     Members,
     Progress,

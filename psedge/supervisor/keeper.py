@@ -30,6 +30,8 @@ class Keeper:
     ) -> None:
         self.evaluation: Evaluation | None = None
         self.best_accuracy: float | None = None
+        #: As the shards held it when it was last gathered.
+        self.model: ModelState | None = None
         self._setup = setup
         self._recorder = recorder
         self._store = store
@@ -109,7 +111,7 @@ class Keeper:
 
     async def _keep(self, state: RunState, checkpoint: bool, evaluate: bool) -> None:
         epochs = state.epochs_done()
-        model = await self._gather(state)
+        model = self.model = await self._gather(state)
         if checkpoint:
             every = state.experiment.checkpoint.every_epochs
             self._checkpointed_epochs = epochs - epochs % every

@@ -133,9 +133,10 @@ class RunState:
         cluster = self.experiment.cluster
         present = len(self.membership.live())
         left = cluster.wait_seconds - (now - self._first_join_at)
-        if present < cluster.workers and left > 0:
-            return f"waiting {left:.0f} s for {cluster.workers - present} more of {cluster.workers} workers"
-        if present < cluster.workers:
+        missing = cluster.workers - present
+        if missing > 0 and left > 0:
+            return f"waiting {left:.0f} s for {missing} more of {cluster.workers} workers"
+        if missing > 0:
             self.note(f"training starts with {present} of {cluster.workers} workers")
         return ""
 

@@ -238,9 +238,7 @@ class Supervisor:
             if state.plan is None:
                 raise RefusedError("bad-request", "this run hands out no data")
             changed = self._changed
-            found = state.plan.claim(
-                message.worker, message.incarnation, state.range_samples()
-            )
+            found = state.plan.claim(message.worker, message.incarnation, state.range_samples())
             if found is not None:
                 if state.membership.set_idle(message.worker, message.incarnation, False):
                     await self._broadcast()
@@ -298,9 +296,7 @@ class Supervisor:
             self._notify(f"server {entry.server} at {entry.url} {role}")
         self._announce()
         cluster = state.experiment.cluster
-        return answer(
-            RegisterReply(entry.server, cluster.lease_seconds, cluster.heartbeat_seconds)
-        )
+        return answer(RegisterReply(entry.server, cluster.lease_seconds, cluster.heartbeat_seconds))
 
     async def server_heartbeat(self, incoming: Incoming) -> Reply:
         report = await read_message(incoming, ServerReport)
@@ -310,6 +306,11 @@ class Supervisor:
             self.state.fleet.servers[report.server].told = True
             self._announce()
         return answer(ServerHeartbeatReply("stop" if self.state.ended else "continue"))
+
+    @property
+    def model(self) -> ModelState | None:
+        """The model as of the last checkpoint; at the end of a run, the trained one."""
+        return self._keeper.model or self.state.model
 
     def request_stop(self, reason: str) -> None:
         """End the run in order; `run()` does the rest."""

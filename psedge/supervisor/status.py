@@ -34,7 +34,7 @@ def status_of(state: RunState, keeper: Keeper, now: float) -> Status:
         samples=figures.samples_seen,
         samples_applied=figures.samples_applied,
         samples_total=total,
-        rate_samples_per_second=keeper.rate() if state.phase == "training" else 0.0,
+        rate_samples_per_second=_rate(state, keeper, figures.samples_applied, now),
         train_loss=state.losses.recent,
         evaluation=keeper.evaluation,
         best_accuracy=keeper.best_accuracy,
@@ -51,6 +51,14 @@ def status_of(state: RunState, keeper: Keeper, now: float) -> Status:
         servers=state.fleet.statuses(),
         notes=tuple(state.notes),
     )
+
+
+def _rate(state: RunState, keeper: Keeper, applied: int, now: float) -> float:
+    """Of the last seconds while training goes on, of all of it once it has ended."""
+    if not state.ended:
+        return keeper.rate() if state.phase == "training" else 0.0
+    seconds = keeper.seconds(state, now)
+    return applied / seconds if seconds > 0 else 0.0
 
 
 def _mode(state: RunState) -> str:

@@ -1,7 +1,7 @@
 """The 1,797 handwritten digits of 8 x 8 pixels that come with scikit-learn.
 
-Real data without a download (UCI's test set of optical digits, Alpaydin & Kaynak 1998): 1,437 for
-training and 360 for testing, every class in the same share, always the same ones.
+Real data without a download (UCI's test set of optical digits, Alpaydin & Kaynak 1998): 1,438 for
+training and 359 for testing, every class in the same share, always the same ones.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ make: `numpy.savez_compressed("mine.npz", x_train=..., y_train=..., x_test=..., 
 from __future__ import annotations
 
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,7 +30,10 @@ def read_npz(file: Path, split: str) -> tuple[NDArray[Any], NDArray[Any]]:
     Raises DataError if the file is missing, damaged, lacks an array or holds Python objects.
     """
     try:
-        with np.load(file, allow_pickle=False) as archive:
+        archive = np.load(file, allow_pickle=False)
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise DataError(f"{file} is not a readable .npz file: it holds a single array")
+        with archive:
             names = (f"x_{split}", f"y_{split}")
             missing = [name for name in names if name not in archive]
             if missing:
@@ -40,7 +44,7 @@ def read_npz(file: Path, split: str) -> tuple[NDArray[Any], NDArray[Any]]:
             return archive[names[0]], archive[names[1]]
     except FileNotFoundError:
         raise DataError(f"there is no data file {file}") from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{file} is not a readable .npz file: {error}") from error
 
 

@@ -1,0 +1,108 @@
+"""One parameter server inside an event loop: its listener, its shards, its place in the cluster."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from psedge.protocol.address import DEFAULT_PORT, Address, url_of
+from psedge.protocol.door import Door
+from psedge.protocol.errors import AddressError
+from psedge.protocol.ports import Clock, Handler, Listener, Transport
+from psedge.server.node import ServerNode
+from psedge.server.service import ASSIGNMENT_LIMIT_BYTES, ShardService
+
+LOOPBACK = "127.0.0.1"
+EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104
+#: A server that joins others on the same machine takes the first free of so many ports.
+_PORTS_TRIED = 16
+
+
+class HostedServer:
+    """Made by `open`; `serve_for` keeps it in a cluster until that has no more use for it."""
+
+    def __init__(
+        self,
+        listener: Listener,
+        routes: dict[str, Handler],
+        transport: Transport,
+        clock: Clock,
+        notify: Callable[[str], None],
+    ) -> None:
+        self.listener = listener
+        self._routes = routes
+        self._transport = transport
+        self._clock = clock
+        self._notify = notify
+        self._service = ShardService()
+        self._routes.update(self._service.routes())
+
+    @classmethod
+    async def open(
+        cls,
+        host: str,
+        port: int | None,
+        token: str | None,
+        *,
+        transport: Transport,
+        clock: Clock,
+        notify: Callable[[str], None],
+    ) -> HostedServer:
+        """Listen. port: 0 takes a free one, None the first free one from the default on.
+
+        Raises AddressError when the address cannot be bound.
+        """
+        routes: dict[str, Handler] = {}
+        door = Door(routes, token=token)
+        ports = [port] if port is not None else range(DEFAULT_PORT, DEFAULT_PORT + _PORTS_TRIED)
+        for candidate in ports:
+            try:
+                listener = await transport.listen(
+                    host, candidate, door, body_limit_bytes=ASSIGNMENT_LIMIT_BYTES
+                )
+            except AddressError:
+                if candidate == ports[-1]:
+                    raise
+            else:
+                return cls(listener, routes, transport, clock, notify)
+        raise AssertionError("the last port either listens or raises")
+
+    @property
+    def url(self) -> str:
+        """How this machine reaches the server."""
+        host = LOOPBACK if self.listener.host in EVERYWHERE else self.listener.host
+        return url_of(host, self.listener.port)
+
+    def add_routes(self, routes: Mapping[str, Handler]) -> None:
+        """Serve more; a route that is there already is replaced."""
+        self._routes.update(routes)
+
+    async def serve_for(self, supervisor: Address) -> None:
+        """Take part in the supervisor's run until it has ended.
+
+        Raises RefusedError when it turns this server away, UnreachableError when it stays lost.
+        """
+        node = ServerNode(
+            self._service,
+            supervisor,
+            host=self.listener.host,
+            port=self.listener.port,
+            incarnation=secrets.randbits(63),
+            transport=self._transport,
+            clock=self._clock,
+            notify=self._notify,
+        )
+        await node.run(patient=True)
+
+    async def close(self) -> None:
+        await self.listener.close()
+
+
+async def cancelled(*tasks: asyncio.Future[Any] | None) -> None:
+    """Cancel what still runs and wait until it has ended, whatever it ends with."""
+    left = [task for task in tasks if task is not None]
+    for task in left:
+        task.cancel()
+    await asyncio.gather(*left, return_exceptions=True)
