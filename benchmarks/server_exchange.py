@@ -29,10 +29,8 @@ from psedge.protocol.address import Address
 from psedge.protocol.aiohttp_transport import AiohttpTransport
 from psedge.protocol.bundle import pack
 from psedge.protocol.calls import ask, ask_bytes
-from psedge.protocol.messages import (
-    EXCHANGE,
-    SHARD_ASSIGN,
-    SHARD_MEMBERS,
+from psedge.protocol.messages import EXCHANGE, SHARD_ASSIGN, SHARD_MEMBERS
+from psedge.protocol.shards import (
     Assignment,
     GroupSettings,
     Member,

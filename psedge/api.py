@@ -16,7 +16,6 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 import torch
-from numpy.typing import NDArray
 from torch import nn
 from typing_extensions import Self
 
@@ -24,7 +23,8 @@ from psedge.own_token import with_saved_token
 from psedge.protocol.address import parse_join
 from psedge.protocol.aiohttp_transport import AiohttpTransport
 from psedge.protocol.errors import PsedgeError, RefusedError, TrainingError
-from psedge.protocol.messages import Experiment, OptimizerSettings
+from psedge.protocol.messages import Experiment
+from psedge.protocol.shards import OptimizerSettings
 from psedge.protocol.system_clock import SystemClock
 from psedge.worker.batch_count import BatchCount
 from psedge.worker.binding import Binding
@@ -193,7 +193,9 @@ class Connection:
         transport, clock = AiohttpTransport(), SystemClock()
         self._transport = transport
         address = with_saved_token(parse_join(url))
-        supervisor = SupervisorClient(transport, clock, address, self._notify)
+        supervisor = SupervisorClient(
+            transport, clock, address, self._notify, seed=secrets.randbits(32)
+        )
         await supervisor.reach(patience_seconds=timeout_seconds)
         experiment = await _defined(supervisor, binding, settings)
         identity = Identity(
@@ -252,14 +254,8 @@ async def _defined(
     """The experiment once it has a model: this worker's, unless another came first."""
     experiment = await supervisor.ready_experiment()
     if experiment.needs_model:
-        vectors: dict[str, NDArray[Any]] = {
-            "parameters": binding.parameters,
-            "buffers": binding.buffers,
-            "counters": binding.counters,
-            "frozen": binding.frozen,
-        }
         try:
-            await supervisor.define(binding.layout, vectors, *settings)
+            await supervisor.define(binding.layout, binding.vectors, *settings)
         except RefusedError as error:
             if error.code != "conflict":
                 raise

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from psedge.protocol.errors import PsedgeError, TrainingError
-from psedge.protocol.messages import Status
+from psedge.protocol.status import Status
 from psedge.summary import summary
 from psedge.supervisor.run_rows import RESULT_FILE
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from psedge.protocol.address import DEFAULT_PORT, Address, url_of
 from psedge.protocol.door import Door
-from psedge.protocol.errors import AddressError
-from psedge.protocol.ports import Clock, Handler, Listener, Transport
+from psedge.protocol.errors import AddressError, RefusedError
+from psedge.protocol.ports import Clock, Handler, Incoming, Listener, Reply, Transport
 from psedge.server.node import ServerNode
 from psedge.server.service import ASSIGNMENT_LIMIT_BYTES, ShardService
 
@@ -21,7 +21,7 @@ _PORTS_TRIED = 16
 
 
 class HostedServer:
-    """Made by `open`; `serve_for` keeps it in a cluster until that has no more use for it."""
+    """Made by `open`, answers from `start` on, takes part in a run with `serve_for`."""
 
     def __init__(
         self,
@@ -37,7 +37,6 @@ class HostedServer:
         self._clock = clock
         self._notify = notify
         self._service = ShardService()
-        self._routes.update(self._service.routes())
 
     @classmethod
     async def open(
@@ -56,11 +55,17 @@ class HostedServer:
         """
         routes: dict[str, Handler] = {}
         door = Door(routes, token=token)
+
+        async def handle(incoming: Incoming) -> Reply:
+            if not routes:
+                raise RefusedError("not-ready", "this server is still starting")
+            return await door(incoming)
+
         ports = [port] if port is not None else range(DEFAULT_PORT, DEFAULT_PORT + _PORTS_TRIED)
         for candidate in ports:
             try:
                 listener = await transport.listen(
-                    host, candidate, door, body_limit_bytes=ASSIGNMENT_LIMIT_BYTES
+                    host, candidate, handle, body_limit_bytes=ASSIGNMENT_LIMIT_BYTES
                 )
             except AddressError:
                 if candidate == ports[-1]:
@@ -75,9 +80,12 @@ class HostedServer:
         host = LOOPBACK if self.listener.host in EVERYWHERE else self.listener.host
         return url_of(host, self.listener.port)
 
-    def add_routes(self, routes: Mapping[str, Handler]) -> None:
-        """Serve more; a route that is there already is replaced."""
-        self._routes.update(routes)
+    def start(self, supervisor_routes: Mapping[str, Handler] | None = None) -> None:
+        """Answer requests; until then every one is told that the server is not ready.
+
+        supervisor_routes: what the first server answers besides, or instead.
+        """
+        self._routes.update({**self._service.routes(), **(supervisor_routes or {})})
 
     async def serve_for(self, supervisor: Address) -> None:
         """Take part in the supervisor's run until it has ended.

@@ -27,8 +27,9 @@ from psedge.protocol.address import Address
 from psedge.protocol.aiohttp_transport import AiohttpTransport
 from psedge.protocol.calls import ask
 from psedge.protocol.errors import PsedgeError, TrainingError, UnreachableError, UserError
-from psedge.protocol.messages import STATUS, STOP, Acknowledged, Status, Stop
+from psedge.protocol.messages import STATUS, STOP, Acknowledged, Stop
 from psedge.protocol.ports import Clock, Transport
+from psedge.protocol.status import Status
 from psedge.protocol.system_clock import SystemClock
 from psedge.run_folder import choose_folder
 from psedge.screen import Screen, screen_for

@@ -26,8 +26,9 @@ from psedge.protocol.aiohttp_transport import AiohttpTransport
 from psedge.protocol.calls import ask
 from psedge.protocol.disk import Disk
 from psedge.protocol.errors import TrainingError
-from psedge.protocol.messages import STATUS, Acknowledged, Status
+from psedge.protocol.messages import STATUS, Acknowledged
 from psedge.protocol.ports import Clock
+from psedge.protocol.status import Status
 from psedge.protocol.system_clock import SystemClock
 from psedge.screen import Screen
 from psedge.supervisor.checkpoint import CheckpointStore
@@ -94,7 +95,9 @@ class LocalCluster:
                 servers += [await self._open_server()]
             own = Address(servers[0].url)
             supervisor = self._supervisor = self._make_supervisor()
-            servers[0].add_routes(supervisor.routes())
+            servers[0].start(supervisor.routes())
+            for server in servers[1:]:
+                server.start()
             tasks = [asyncio.ensure_future(server.serve_for(own)) for server in servers]
             workers = [
                 asyncio.ensure_future(worker.run(self._transport, self._clock))

@@ -8,20 +8,19 @@ import sys
 import msgspec
 from rich.console import Console
 
+from psedge.own_token import with_saved_token
 from psedge.protocol.address import Address, parse_join
 from psedge.protocol.aiohttp_transport import AiohttpTransport
 from psedge.protocol.calls import ask
-from psedge.protocol.errors import AddressError, FrameError, RefusedError, UnreachableError
-from psedge.protocol.messages import HELLO, STATUS, Acknowledged, Hello, HelloReply, Status
+from psedge.protocol.messages import STATUS, Acknowledged
 from psedge.protocol.ports import Clock, Transport
+from psedge.protocol.status import Status
 from psedge.protocol.system_clock import SystemClock
-from psedge.protocol.version import __version__
-from psedge.protocol.wire import WIRE_VERSION
 from psedge.view import render
+from psedge.worker.control import SupervisorClient
 
-#: How long a server that does not answer is asked again, and how often.
+#: How long a server that does not answer is asked again.
 PATIENCE_SECONDS = 5.0
-_RETRY_SECONDS = 0.5
 
 
 def show_status(join: str, as_json: bool) -> int:
@@ -29,7 +28,7 @@ def show_status(join: str, as_json: bool) -> int:
 
     Raises AddressError when no psedge server answers there.
     """
-    address = parse_join(join)
+    address = with_saved_token(parse_join(join))
     status = asyncio.run(_fetch(address))
     if as_json:
         text = msgspec.json.format(msgspec.json.encode(status), indent=2)
@@ -52,38 +51,11 @@ async def fetch_status(transport: Transport, clock: Clock, address: Address) -> 
 
     Raises AddressError when nobody answers in time, or when it is no supervisor of this version.
     """
-    deadline = clock.now() + PATIENCE_SECONDS
-    said = False
-    while True:
-        try:
-            return await _status(transport, address)
-        except UnreachableError as error:
-            if clock.now() >= deadline:
-                raise AddressError(
-                    f"nobody answers at {address.url}: is the server running, and is this the "
-                    "line that it printed?"
-                ) from error
-            if not said:
-                said = True
-                sys.stderr.write(f"{address.url} does not answer; trying again\n")
-        except FrameError as error:
-            raise AddressError(f"what answers at {address.url} is no psedge server") from error
-        await clock.sleep(_RETRY_SECONDS)
+    supervisor = SupervisorClient(transport, clock, address, notify=_aside)
+    await supervisor.reach(patience_seconds=PATIENCE_SECONDS)
+    return await ask(transport, address, STATUS, Acknowledged(), Status)
 
 
-async def _status(transport: Transport, address: Address) -> Status:
-    try:
-        hello = Hello(psedge=__version__, wire=WIRE_VERSION)
-        reply = await ask(transport, address, HELLO, hello, HelloReply)
-        if reply.wire != WIRE_VERSION:
-            raise AddressError(
-                f"{address.url} runs psedge {reply.psedge} (wire version {reply.wire}), this is "
-                f"psedge {__version__} (wire version {WIRE_VERSION}): install the same version"
-            )
-        if not reply.supervisor:
-            raise AddressError(
-                f"{address.url} is a further server: ask the first one, which holds the supervisor"
-            )
-        return await ask(transport, address, STATUS, Acknowledged(), Status)
-    except RefusedError as error:
-        raise AddressError(f"{address.url} refused: {error}") from error
+def _aside(text: str) -> None:
+    """For people only: the status itself may be read by a program."""
+    sys.stderr.write(text + "\n")

@@ -12,7 +12,7 @@ from rich.table import Table
 from psedge import figures
 from psedge.export import Run, load_run
 from psedge.protocol.errors import ConfigError, ModelError
-from psedge.protocol.messages import Evaluation
+from psedge.protocol.status import Evaluation
 from psedge.worker.datasets.table import load
 from psedge.worker.device import choose_device
 from psedge.worker.evaluation import evaluate

@@ -16,7 +16,8 @@ from torch import nn
 from psedge.config import Experiment
 from psedge.own_packages import own_allow_list
 from psedge.protocol.errors import ConfigError, DataError
-from psedge.protocol.messages import Evaluation, OptimizerSettings
+from psedge.protocol.shards import OptimizerSettings
+from psedge.protocol.status import Evaluation
 from psedge.server.optimizer_settings import settings_of
 from psedge.supervisor.model_state import ModelState
 from psedge.supervisor.setup import Evaluator

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from rich.console import Console
 from rich.live import Live
 
-from psedge.protocol.messages import Status
+from psedge.protocol.status import Status
 from psedge.view import History, plain_line, render
 
 #: Lines of the picture that are not workers, generously.

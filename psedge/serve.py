@@ -113,7 +113,7 @@ async def _serve_first(
             token=token or "",
             notify=say,
         )
-        server.add_routes(supervisor.routes())
+        server.start(supervisor.routes())
         own = Address(server.url, token or "")
         _announce(server.listener, own)
         on_interrupt(lambda: supervisor.request_stop("stopped by Ctrl-C"))
@@ -163,6 +163,7 @@ async def _serve_joined(supervisor: Address, host: str, port: int | None, with_p
     server = await HostedServer.open(
         host, port, token, transport=transport, clock=clock, notify=say
     )
+    server.start()
     say(f"psedge server ready at {server.url}")
     stopped = asyncio.Event()
     on_interrupt(stopped.set)

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from psedge import figures
-from psedge.protocol.messages import Evaluation, ServerStatus, Status
+from psedge.protocol.status import Evaluation, ServerStatus, Status
 from psedge.worker_table import STATE_STYLE, worker_table
 
 _PHASE_STYLE = {

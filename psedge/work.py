@@ -143,7 +143,9 @@ class Worker:
 
     async def run(self, transport: Transport, clock: Clock) -> None:
         """Raises UserError for mistakes, TrainingError when training cannot go on."""
-        supervisor = SupervisorClient(transport, clock, self._address, self._notify)
+        supervisor = SupervisorClient(
+            transport, clock, self._address, self._notify, seed=secrets.randbits(32)
+        )
         experiment = await self._unless_stopped(_ready(supervisor))
         if experiment is None:
             return

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from psedge import figures
-from psedge.protocol.messages import Status, WorkerStatus
+from psedge.protocol.status import Status, WorkerStatus
 
 STATE_STYLE = {
     "alive": "green",

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from psedge.protocol.messages import Member, SyncSettings
+from psedge.protocol.shards import Member, SyncSettings
 
 
 class Gate:

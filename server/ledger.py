@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from psedge.protocol.messages import Member, Progress, ShardReport, ShardState
+from psedge.protocol.shards import Member, Progress, ShardReport, ShardState
 from psedge.protocol.wire import Status
 from psedge.server.push import Outcome, Push
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from psedge.protocol.address import Address
 from psedge.protocol.calls import ask
-from psedge.protocol.errors import UnreachableError
+from psedge.protocol.errors import RefusedError, UnreachableError
 from psedge.protocol.messages import (
     REGISTER,
     SERVER_HEARTBEAT,
@@ -87,8 +87,9 @@ class ServerNode:
                 reply = await ask(
                     self._transport, self._supervisor, REGISTER, self._register, RegisterReply
                 )
-            except UnreachableError:
-                if not patient:
+            except (UnreachableError, RefusedError) as error:
+                starting = isinstance(error, UnreachableError) or error.code == "not-ready"
+                if not starting or not patient:
                     raise
                 if not waiting:
                     self._notify(f"waiting for a supervisor at {self._supervisor.url}")

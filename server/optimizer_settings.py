@@ -12,7 +12,7 @@ from fnmatch import fnmatchcase
 
 from psedge.protocol.errors import ConfigError
 from psedge.protocol.layout import Layout, TensorSpec
-from psedge.protocol.messages import (
+from psedge.protocol.shards import (
     GroupSettings,
     OptimizerSettings,
     ScheduleSettings,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 
-from psedge.protocol.messages import ScheduleSettings
+from psedge.protocol.shards import ScheduleSettings
 
 #: Where `one-cycle` starts, and the share of the run in which it rises if none is given; both as
 #: torch.optim.lr_scheduler.OneCycleLR has them.

@@ -24,14 +24,11 @@ from psedge.protocol.messages import (
     SHARD_MEMBERS,
     SHARD_STATE,
     Acknowledged,
-    Assignment,
     Hello,
     HelloReply,
-    Members,
-    ServerReport,
-    ShardOrder,
 )
 from psedge.protocol.ports import Buffer, Handler, Incoming, Reply
+from psedge.protocol.shards import Assignment, Members, ServerReport, ShardOrder
 from psedge.protocol.version import __version__
 from psedge.protocol.wire import (
     HEADER_BYTES,

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from psedge.compression.codec import Float32Array
 from psedge.protocol.errors import FrameError, RefusedError
-from psedge.protocol.messages import Assignment, Members, ShardReport, ShardState
+from psedge.protocol.shards import Assignment, Members, ShardReport, ShardState
 from psedge.protocol.wire import Status
 from psedge.server import schedule
 from psedge.server.aggregation import Round, merge_buffers

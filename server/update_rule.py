@@ -17,7 +17,7 @@ import numpy as np
 
 from psedge.compression.codec import Float32Array
 from psedge.protocol.errors import FrameError
-from psedge.protocol.messages import GroupSettings, OptimizerSettings, Segment
+from psedge.protocol.shards import GroupSettings, OptimizerSettings, Segment
 
 #: 128 KiB of float32: the five vectors of a step fit the second-level cache of a Pi or a PC.
 CHUNK_ELEMENTS = 32768

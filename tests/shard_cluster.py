@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from psedge.protocol.messages import (
+from psedge.protocol.shards import (
     Assignment,
     GroupSettings,
     Member,

@@ -96,6 +96,16 @@ def with_header(header: dict[str, object], rest: bytes = b"") -> bytes:
             ),
             "bundle",
         ),
+        (
+            with_header(
+                {
+                    "__metadata__": {"message": '{"text": "x"}'},
+                    "a": {"dtype": "F8_E4M3", "shape": [2], "data_offsets": [0, 2]},
+                },
+                b"12",
+            ),
+            "bundle",
+        ),
         (safetensors.numpy.save({"a": np.ones(1, np.float32)}), "no message"),
         (pack(Note("x"), {"a": np.ones(3, np.float32)})[:-1], "bundle"),
     ],

@@ -13,8 +13,8 @@ import safetensors.numpy
 
 from psedge.protocol.disk import Disk
 from psedge.protocol.layout import Layout, TensorSpec
-from psedge.protocol.messages import GroupSettings, OptimizerSettings, ShardState
 from psedge.protocol.ports import Buffer
+from psedge.protocol.shards import GroupSettings, OptimizerSettings, ShardState
 from psedge.supervisor.checkpoint import CheckpointMeta, CheckpointStore
 from psedge.supervisor.data_plan import DataPlan
 from psedge.supervisor.membership import Membership

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from psedge.protocol.messages import Member, SyncSettings
+from psedge.protocol.shards import Member, SyncSettings
 from psedge.server.consistency import Gate, weight_of
 
 

@@ -16,7 +16,7 @@ from psedge.export import export, load_run
 from psedge.protocol.disk import Disk
 from psedge.protocol.errors import ConfigError
 from psedge.protocol.layout import Layout, TensorSpec
-from psedge.protocol.messages import GroupSettings, OptimizerSettings
+from psedge.protocol.shards import GroupSettings, OptimizerSettings
 from psedge.supervisor.checkpoint import CheckpointMeta, CheckpointStore
 from psedge.toml_config import load_config, to_toml
 

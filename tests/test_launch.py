@@ -18,7 +18,8 @@ from psedge.config import ClusterConfig, Experiment
 from psedge.launch import Launch, RunOrder, thread_environment
 from psedge.own_packages import packages_of
 from psedge.protocol.errors import ConfigError, PsedgeError, TrainingError, UserError
-from psedge.protocol.messages import STATUS, STOP, Status, WorkerStatus
+from psedge.protocol.messages import STATUS, STOP
+from psedge.protocol.status import Status, WorkerStatus
 from psedge.run_folder import choose_folder
 from psedge.server.config import OptimizerConfig
 from psedge.worker.config import DataConfig, ModelConfig

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from psedge.protocol.errors import RefusedError
-from psedge.protocol.messages import Heartbeat, Member
+from psedge.protocol.messages import Heartbeat
+from psedge.protocol.shards import Member
 from psedge.supervisor.membership import Membership, MembershipState
 
 

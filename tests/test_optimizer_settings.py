@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from psedge.protocol.errors import ConfigError
 from psedge.protocol.layout import Layout, TensorSpec, cut
-from psedge.protocol.messages import GroupSettings, ScheduleSettings, Segment, SyncSettings
+from psedge.protocol.shards import GroupSettings, ScheduleSettings, Segment, SyncSettings
 from psedge.server.config import GroupConfig, OptimizerConfig, ScheduleConfig, SyncConfig
 from psedge.server.optimizer_settings import (
     outer_settings,

@@ -13,7 +13,7 @@ from PIL import Image
 
 from psedge.plot import learning_curve, plot_run
 from psedge.protocol.errors import ConfigError
-from psedge.protocol.messages import Evaluation
+from psedge.protocol.status import Evaluation
 from psedge.supervisor.run_rows import EvaluationRow, NoteRow, ProgressRow, Row
 
 

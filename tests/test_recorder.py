@@ -14,8 +14,8 @@ from tensorboardX.record_writer import masked_crc32c
 
 from psedge.config import Experiment
 from psedge.protocol.disk import Disk
-from psedge.protocol.messages import Evaluation
 from psedge.protocol.ports import Buffer
+from psedge.protocol.status import Evaluation
 from psedge.supervisor import recorder as recorder_module
 from psedge.supervisor.recorder import EvaluationRow, NoteRow, ProgressRow, Recorder, Result
 from psedge.supervisor.run_rows import rows_of

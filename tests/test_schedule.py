@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from psedge.protocol.messages import ScheduleSettings
+from psedge.protocol.shards import ScheduleSettings
 from psedge.server.schedule import factor
 
 STEPS = 40

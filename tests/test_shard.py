@@ -10,7 +10,7 @@ import pytest
 from shard_cluster import Cluster, assignment, vector
 
 from psedge.protocol.errors import FrameError, RefusedError
-from psedge.protocol.messages import (
+from psedge.protocol.shards import (
     GroupSettings,
     Member,
     Members,

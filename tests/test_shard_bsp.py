@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from shard_cluster import Cluster, vector
 
-from psedge.protocol.messages import Member, Members, Progress
+from psedge.protocol.shards import Member, Members, Progress
 from psedge.protocol.wire import Status
 from psedge.server.shard import Push, Shard
 

@@ -7,7 +7,7 @@ import pytest
 
 from psedge.protocol.errors import ConfigError
 from psedge.protocol.layout import Layout, TensorSpec
-from psedge.protocol.messages import (
+from psedge.protocol.shards import (
     Assignment,
     GroupSettings,
     OptimizerSettings,

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from psedge.protocol.layout import Layout, TensorSpec, cut
-from psedge.protocol.messages import (
+from psedge.protocol.shards import (
     Assignment,
     GroupSettings,
     Member,

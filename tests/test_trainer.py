@@ -17,14 +17,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from psedge.protocol.errors import DataError, ModelError, TrainingError
-from psedge.protocol.messages import (
-    CLAIM,
-    EXCHANGE,
-    GroupSettings,
-    LocalOptimizer,
-    OptimizerSettings,
-    SyncSettings,
-)
+from psedge.protocol.messages import CLAIM, EXCHANGE
+from psedge.protocol.shards import GroupSettings, LocalOptimizer, OptimizerSettings, SyncSettings
 from psedge.supervisor.data_plan import DataPlan
 from psedge.worker.binding import Binding, layout_of
 from psedge.worker.config import DataConfig, ModelConfig, WorkerConfig

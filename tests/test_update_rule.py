@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from psedge.protocol.errors import FrameError
-from psedge.protocol.messages import GroupSettings, OptimizerSettings, Segment
+from psedge.protocol.shards import GroupSettings, OptimizerSettings, Segment
 from psedge.server import update_rule
 from psedge.server.update_rule import UpdateRule
 

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console, RenderableType
 
 from psedge import figures
-from psedge.protocol.messages import Evaluation, ServerStatus, Status, WorkerStatus
+from psedge.protocol.status import Evaluation, ServerStatus, Status, WorkerStatus
 from psedge.screen import PlainScreen
 from psedge.summary import summary
 from psedge.view import History, plain_line, render

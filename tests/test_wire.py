@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from psedge.protocol import wire
 from psedge.protocol.errors import FrameError
+from psedge.protocol.messages import PATHS
 from psedge.protocol.wire import (
     HEADER_BYTES,
     Flag,
@@ -162,3 +163,8 @@ def test_the_documented_names_of_kinds_and_statuses_are_the_real_ones():
     for member in [*Kind, *Status, Flag.GATED]:
         assert re.search(rf"^\| {int(member)} \| `{member.name}` \|", text, re.MULTILINE), member
     assert f"Wire version {wire.WIRE_VERSION}" in text
+
+
+def test_every_path_is_documented():
+    documented = set(re.findall(r"^\| `(/v1/[\w/-]+)` \|", DOCUMENT.read_text(), re.MULTILINE))
+    assert documented == set(PATHS)

@@ -12,7 +12,8 @@ from tiny_cluster import HOME, TestClock, TinyCluster, run, until
 from torch import nn
 
 from psedge.protocol.errors import FrameError
-from psedge.protocol.messages import EXCHANGE, GroupSettings, OptimizerSettings, SyncSettings
+from psedge.protocol.messages import EXCHANGE
+from psedge.protocol.shards import GroupSettings, OptimizerSettings, SyncSettings
 from psedge.protocol.wire import HEADER_BYTES, Status
 from psedge.worker.binding import Binding, layout_of
 from psedge.worker.client import Rejoin, ShardClient
@@ -356,6 +357,25 @@ def test_shards_that_do_not_cover_the_model_are_refused() -> None:
         gap = msgspec.structs.replace(session.joined, shards=session.joined.shards[1:])
         with pytest.raises(FrameError):
             ShardClient(bench.cluster.network, bench.clock, gap, HOME, 1, session.binding, print)
+        await session.leave()
+
+    run(work())
+
+
+def test_a_loop_of_ones_own_steps_and_survives_being_thrown_out() -> None:
+    bench = Bench(servers=2)
+
+    async def work() -> None:
+        session = await bench.session()
+        for thrown_out in (False, True, False):
+            if thrown_out:
+                await bench.cluster.expel(session.joined.worker)
+            bench.model(torch.randn(16, 5)).square().sum().backward()
+            result = await session.step(16)
+            assert (result is None) == thrown_out
+            assert all(parameter.grad is None for parameter in bench.model.parameters())
+            np.testing.assert_array_equal(session.binding.parameters, bench.cluster.parameters())
+        assert [shard.version for shard in bench.cluster.shards()] == [2, 2]
         await session.leave()
 
     run(work())

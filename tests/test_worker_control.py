@@ -160,7 +160,7 @@ def test_a_join_waits_until_the_supervisor_is_ready_and_stops_when_asked() -> No
         await session.leave()
 
     run(work())
-    assert desk.notes == ["waiting: 1 more worker for up to 10 s"]
+    assert desk.notes == ["waiting for 1 more worker for up to 10 s"]
 
 
 def test_addresses_do_not_show_their_token() -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from psedge.protocol.errors import ConfigError
-from psedge.protocol.messages import LocalOptimizer
+from psedge.protocol.shards import LocalOptimizer
 from psedge.worker.batch_count import BatchCount
 from psedge.worker.device import choose_device, describe
 from psedge.worker.metrics import Metrics

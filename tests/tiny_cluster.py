@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from psedge.protocol import messages
+from psedge.protocol import messages, shards
 from psedge.protocol.address import Address
 from psedge.protocol.bundle import pack
 from psedge.protocol.calls import answer, ask_bytes, read_message
@@ -31,7 +31,7 @@ HOME = Address("http://supervisor:7700")
 
 
 class TestClock:
-    """Time that only passes in sleeps, each of which gives everyone else a turn."""
+    """Time that only passes in sleeps, each of which gives everyone else a hundred turns."""
 
     __test__ = False
 
@@ -46,7 +46,8 @@ class TestClock:
 
     async def sleep(self, seconds: float) -> None:
         until = self.seconds + seconds
-        await asyncio.sleep(0.001)
+        for _ in range(100):
+            await asyncio.sleep(0)
         self.seconds = max(self.seconds, until)
 
 
@@ -126,12 +127,12 @@ class TinyCluster:
         vectors: dict[str, Any],
         clock: TestClock,
         *,
-        optimizer: messages.OptimizerSettings,
-        sync: messages.SyncSettings,
+        optimizer: shards.OptimizerSettings,
+        sync: shards.SyncSettings,
         servers: int = 1,
         codec: str = "identity",
         plan: DataPlan | None = None,
-        local_optimizer: messages.LocalOptimizer | None = None,
+        local_optimizer: shards.LocalOptimizer | None = None,
         range_samples: int = 64,
     ) -> None:
         self.network = Network()
@@ -148,7 +149,7 @@ class TinyCluster:
         self.command: str = "continue"
         self._clock = clock
         groups = tuple(0 for _ in layout.of_role("parameter"))
-        schedule = messages.ScheduleSettings()
+        schedule = shards.ScheduleSettings()
         self.assignments = plan_shards(layout, optimizer, groups, schedule, sync, servers)
         self.services = [ShardService() for _ in range(servers)]
         self.urls = [HOME.url, *(f"http://server{i}:7700" for i in range(1, servers))]
@@ -162,7 +163,7 @@ class TinyCluster:
                 name: np.ascontiguousarray(array)
                 for name, array in cut_arrays(assignment, self.vectors).items()
             }
-            body = pack(messages.ShardOrder(assignment), arrays)
+            body = pack(shards.ShardOrder(assignment), arrays)
             await self._tell(url, messages.SHARD_ASSIGN, body)
 
     def parameters(self) -> np.ndarray[Any, np.dtype[np.float32]]:

@@ -168,7 +168,7 @@ class _FloatVector:
 
     def write(self, tensors: Sequence[Tensor]) -> None:
         if self._stage is not self._host:
-            self._stage.copy_(self._host, non_blocking=True)
+            self._stage.copy_(self._host)
         if self._views:
             torch._foreach_copy_(list(tensors), self._views)
 

@@ -35,9 +35,9 @@ from psedge.protocol.messages import (
     Join,
     JoinReply,
     Leave,
-    OptimizerSettings,
 )
 from psedge.protocol.ports import Clock, Transport
+from psedge.protocol.shards import OptimizerSettings
 from psedge.protocol.version import __version__
 from psedge.protocol.wire import WIRE_VERSION
 from psedge.worker.outage import Notify, Outage
@@ -102,7 +102,11 @@ class SupervisorClient:
         url = self.address.url
         try:
             reply = await self._ask(messages.HELLO, Hello(__version__, WIRE_VERSION), HelloReply)
-        except (FrameError, RefusedError) as error:
+        except RefusedError as error:
+            if error.code == "not-ready":
+                raise UnreachableError(str(error)) from error
+            raise AddressError(f"{url} answers, but not as psedge does: {error}") from error
+        except FrameError as error:
             raise AddressError(f"{url} answers, but not as psedge does: {error}") from error
         if reply.wire != WIRE_VERSION:
             raise AddressError(

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from psedge.protocol.messages import Evaluation
+from psedge.protocol.status import Evaluation
 from psedge.worker.datasets.source import Source
 from psedge.worker.objectives import Loss, Metric
 

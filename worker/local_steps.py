@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from psedge.protocol.messages import LocalOptimizer
+from psedge.protocol.shards import LocalOptimizer
 from psedge.worker.binding import Binding
 from psedge.worker.torch_optimizer import torch_optimizer
 

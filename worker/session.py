@@ -244,7 +244,7 @@ class Session:
                 outage.answered()
                 if str(error) != told:
                     told = str(error)
-                    self._notify(f"waiting: {told}")
+                    self._notify(f"waiting for {told}")
                 await self._clock.sleep(POLL_SECONDS)
             else:
                 outage.answered()

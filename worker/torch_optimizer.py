@@ -14,7 +14,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from psedge.protocol.errors import ConfigError
-from psedge.protocol.messages import GroupSettings, LocalOptimizer, OptimizerSettings
+from psedge.protocol.shards import GroupSettings, LocalOptimizer, OptimizerSettings
 
 #: Options that change the update rule in a way that servers do not know.
 _UNKNOWN_OPTIONS = ("amsgrad", "maximize", "differentiable")

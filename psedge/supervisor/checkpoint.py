@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 
 from psedge.protocol.layout import Layout
-from psedge.protocol.messages import OptimizerSettings, ShardState
 from psedge.protocol.ports import Buffer, Storage
+from psedge.protocol.shards import OptimizerSettings, ShardState
 from psedge.supervisor.data_plan import PlanState
 from psedge.supervisor.membership import MembershipState
 from psedge.supervisor.tensor_file import model_file, vectors_file

@@ -21,18 +21,20 @@ from psedge.protocol.messages import (
     SHARD_ASSIGN,
     SHARD_MEMBERS,
     SHARD_STATE,
+    Register,
+    ShardAddress,
+)
+from psedge.protocol.ports import Transport
+from psedge.protocol.shards import (
     Assignment,
     Members,
     Progress,
-    Register,
     ServerReport,
-    ServerStatus,
-    ShardAddress,
     ShardOrder,
     ShardReport,
     ShardState,
 )
-from psedge.protocol.ports import Transport
+from psedge.protocol.status import ServerStatus
 
 #: Most bytes all shards of one server may bring back for a checkpoint.
 STATE_LIMIT_BYTES = 16 * 2**30

@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 
-from psedge.protocol.messages import Evaluation, Status
 from psedge.protocol.ports import Clock
+from psedge.protocol.status import Evaluation, Status
 from psedge.protocol.version import __version__
 from psedge.supervisor.checkpoint import CheckpointMeta, CheckpointStore
 from psedge.supervisor.model_state import ModelState

@@ -12,7 +12,8 @@ from typing import Literal
 import msgspec
 
 from psedge.protocol.errors import RefusedError
-from psedge.protocol.messages import Heartbeat, Member, Members
+from psedge.protocol.messages import Heartbeat
+from psedge.protocol.shards import Member, Members
 
 State = Literal["alive", "idle", "left", "dead"]
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from psedge.protocol.errors import FrameError
 from psedge.protocol.layout import Layout
-from psedge.protocol.messages import OptimizerSettings, ShardState
+from psedge.protocol.shards import OptimizerSettings, ShardState
 
 _OPTIMIZER_PREFIX = "optimizer."
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from psedge.protocol.messages import Evaluation, WorkerStatus
+from psedge.protocol.status import Evaluation, WorkerStatus
 
 METRICS_FILE = "metrics.jsonl"
 RESULT_FILE = "result.json"

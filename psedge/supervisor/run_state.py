@@ -11,14 +11,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from psedge.protocol.errors import RefusedError, UserError
-from psedge.protocol.messages import (
-    Heartbeat,
-    Join,
-    OptimizerSettings,
-    ScheduleSettings,
-    SyncSettings,
-)
+from psedge.protocol.messages import Heartbeat, Join
 from psedge.protocol.ports import Transport
+from psedge.protocol.shards import OptimizerSettings, ScheduleSettings, SyncSettings
 from psedge.server.optimizer_settings import outer_settings, schedule_settings, sync_settings
 from psedge.server.schedule import factor
 from psedge.supervisor.data_plan import DataPlan
@@ -63,6 +58,8 @@ class RunState:
         self.model: ModelState | None = setup.model
         self.phase: Phase = "waiting"
         self.reason = ""
+        #: Why the run is to end before its data does; None while it goes on.
+        self.stop_reason: str | None = None
         self.fleet = Fleet(transport, token, self.note)
         self.plan: DataPlan | None = None
         self.sync: SyncSettings = sync_settings(setup.experiment.sync)
@@ -73,7 +70,7 @@ class RunState:
         self.started_at: float | None = None
         self.ended_at: float | None = None
         self.train_samples = setup.train_samples
-        lease = setup.experiment.cluster.lease_seconds
+        lease = self.lease_seconds
         checkpoint = setup.checkpoint
         if checkpoint is not None and checkpoint.meta.members is not None:
             self.membership = Membership.restored(checkpoint.meta.members, lease)
@@ -82,6 +79,10 @@ class RunState:
         self._notify = notify
         self._first_join_at: float | None = None
         self._local_samples: dict[int, int] = {}
+
+    @property
+    def lease_seconds(self) -> float:
+        return self.experiment.cluster.lease_seconds
 
     @property
     def ended(self) -> bool:
@@ -123,11 +124,18 @@ class RunState:
                 f"others' has {self.train_samples}: every machine needs the same data",
             )
 
-    def waiting_for_workers(self, now: float) -> str:
-        """Whom the start waits for, in words; empty when training can start."""
+    def waiting_for_parts(self) -> str:
+        """What is missing before a worker can join, in words; empty if nothing is."""
         missing = self.missing_servers()
         if missing:
-            return f"waiting for {missing} more server{'s' if missing > 1 else ''}"
+            return f"{missing} more server{'s' if missing > 1 else ''}"
+        return "" if self.model is not None else "the model"
+
+    def waiting_for_workers(self, now: float) -> str:
+        """What the start waits for, in words; empty when training can start."""
+        parts = self.waiting_for_parts()
+        if parts:
+            return parts
         if self._first_join_at is None:
             self._first_join_at = now
         cluster = self.experiment.cluster
@@ -135,7 +143,7 @@ class RunState:
         left = cluster.wait_seconds - (now - self._first_join_at)
         missing = cluster.workers - present
         if missing > 0 and left > 0:
-            return f"waiting {left:.0f} s for {missing} more of {cluster.workers} workers"
+            return f"{missing} more of {cluster.workers} workers"
         if missing > 0:
             self.note(f"training starts with {present} of {cluster.workers} workers")
         return ""

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from psedge.config import Experiment
-from psedge.protocol.messages import Evaluation
+from psedge.protocol.status import Evaluation
 from psedge.supervisor.checkpoint import Checkpoint
 from psedge.supervisor.model_state import ModelState
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from psedge.protocol.errors import ConfigError
 from psedge.protocol.layout import Layout, cut
-from psedge.protocol.messages import Assignment, OptimizerSettings, ScheduleSettings, SyncSettings
+from psedge.protocol.shards import Assignment, OptimizerSettings, ScheduleSettings, SyncSettings
 from psedge.server.optimizer_settings import segments_of
 
 Array = NDArray[Any]

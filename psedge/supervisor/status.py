@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 
-from psedge.protocol.messages import Progress, Status, WorkerStatus
+from psedge.protocol.shards import Progress
+from psedge.protocol.status import Status, WorkerStatus
 from psedge.supervisor.keeper import Keeper
 from psedge.supervisor.membership import WorkerEntry
 from psedge.supervisor.run_state import RunState

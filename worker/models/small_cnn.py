@@ -4,9 +4,10 @@ All are one family: blocks of two 3 x 3 convolutions with normalisation and ReLU
 halved after each, then the mean of the last feature map into a linear layer. A Raspberry Pi
 trains any of them.
 
-The two for factories normalise by GroupNorm, the others by BatchNorm. Where every worker trains on
-pictures of its own line, BatchNorm learns with each line's statistics but is used with those of
-all lines mixed, and loses accuracy for it (Hsieh et al. 2020, "The Non-IID Data Quagmire").
+Most normalise by BatchNorm. Where workers see very different pictures, each on its own line,
+BatchNorm learns with one line's statistics but is used with those of all lines mixed, and loses
+accuracy for it (Hsieh et al. 2020, "The Non-IID Data Quagmire"); there GroupNorm, which knows no
+statistics of the batch, does better though it learns more slowly.
 """
 
 from __future__ import annotations
@@ -67,9 +68,9 @@ def fashion_cnn(num_classes: int = 10, in_channels: int = 1, dropout: float = 0.
 
 def parts_cnn(num_classes: int = 6, in_channels: int = 1, dropout: float = 0.1) -> nn.Module:
     """For machine parts on a conveyor, 32 to 64 pixels; 72,406 parameters for 6 classes."""
-    return SmallCNN((16, 32, 64), num_classes, in_channels, dropout, stride=2, groups=8)
+    return SmallCNN((16, 32, 64), num_classes, in_channels, dropout, stride=2)
 
 
 def defects_cnn(num_classes: int = 6, in_channels: int = 1, dropout: float = 0.1) -> nn.Module:
-    """For surface defects, 32 to 64 pixels; 162,174 parameters for 6 classes."""
+    """For surface defects, 32 to 64 pixels, with GroupNorm; 162,174 parameters for 6 classes."""
     return SmallCNN((24, 48, 96), num_classes, in_channels, dropout, stride=2, groups=8)
