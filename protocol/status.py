@@ -34,10 +34,14 @@ class ServerStatus(msgspec.Struct, frozen=True):
 
 
 class Evaluation(msgspec.Struct, frozen=True):
-    """A measurement on the test data. metrics: the config's further metrics by name."""
+    """A measurement on the test data.
+
+    loss: None if it is no finite number, as a diverged model's, which JSON could not carry.
+    metrics: the config's further metrics by name, without those that are no finite numbers.
+    """
 
     samples: int
-    loss: float
+    loss: float | None
     accuracy: float | None = None
     metrics: dict[str, float] = {}
 

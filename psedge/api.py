@@ -8,6 +8,7 @@ synchronous code or a coroutine; either way gradients go out and fresh parameter
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 import socket
 import threading
@@ -28,10 +29,11 @@ from psedge.protocol.shards import OptimizerSettings
 from psedge.protocol.system_clock import SystemClock
 from psedge.worker.batch_count import BatchCount
 from psedge.worker.binding import Binding
-from psedge.worker.client import ExchangeResult
+from psedge.worker.client import ExchangeResult, Rejoin, StopTraining
 from psedge.worker.control import SupervisorClient
 from psedge.worker.device import describe
 from psedge.worker.model_layout import layout_of
+from psedge.worker.own_loop import OwnLoop
 from psedge.worker.session import Identity, Session
 from psedge.worker.torch_optimizer import settings_of_torch
 
@@ -95,6 +97,7 @@ class Connection:
         self._notify = notify
         self._count = BatchCount(model)
         self._session: Session | None = None
+        self._steps: OwnLoop
         self._transport: AiohttpTransport | None = None
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(
@@ -122,8 +125,9 @@ class Connection:
         samples: how many the gradient is the mean of; by default the first dimension of what the
         model was called with since the last step. loss: shown in the views, if given.
 
-        Returns what the servers made of it; None when the worker had been given up and has just
-        joined again, with fresh parameters and without this gradient.
+        Returns what the servers made of a push. None when no push was answered: in the middle of
+        `sync.local_steps`, after the first step with `worker.overlap`, and when this worker had
+        been given up and has just joined again, with fresh parameters and without this gradient.
         Raises StopTraining when the run has ended.
         """
         return self._call(self._step(samples, loss))
@@ -207,6 +211,8 @@ class Connection:
         session = Session(transport, clock, supervisor, binding, identity, self._notify)
         await session.start(experiment)
         self._session = session
+        overlap = bool(experiment.config.get("worker", {}).get("overlap"))
+        self._steps = OwnLoop(session, overlap=overlap)
 
     async def _step(self, samples: int | None, loss: float | None) -> ExchangeResult | None:
         session = self._joined()
@@ -219,10 +225,13 @@ class Connection:
             )
         if loss is not None:
             session.metrics.add_loss(loss, samples)
-        return await session.step(samples)
+        return await self._steps.step(samples)
 
     async def _leave(self, failure: str) -> None:
         if self._session is not None:
+            if not failure and self._session.stop_reason is None:
+                with contextlib.suppress(Rejoin, StopTraining):
+                    await self._steps.finish()
             await self._session.leave(failure)
         if self._transport is not None:
             await self._transport.close()

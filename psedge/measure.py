@@ -77,7 +77,7 @@ def _table(run: Run, evaluation: Evaluation) -> Table:
     table.add_column()
     if evaluation.accuracy is not None:
         table.add_row("test accuracy", f"[bold green]{figures.percent(evaluation.accuracy)}")
-    table.add_row("test loss", f"{evaluation.loss:.4f}")
+    table.add_row("test loss", figures.loss(evaluation.loss))
     for name, value in evaluation.metrics.items():
         table.add_row(name, f"{value:.4f}")
     table.add_row("measured on", f"{figures.count(evaluation.samples)} samples")

@@ -84,7 +84,10 @@ def _curves(rows: Sequence[Row]) -> tuple[list[Curve], list[Curve], str]:
 
     losses = [
         _curve("training", [(at(row), row.train_loss) for row in progress]),
-        _curve("test", [(at(row), row.evaluation.loss) for row in measured]),
+        _curve(
+            "test",
+            [(at(row), row.evaluation.loss) for row in measured if row.evaluation.loss is not None],
+        ),
     ]
     metrics = [_curve("accuracy", [(at(row), row.evaluation.accuracy) for row in measured])]
     names = dict.fromkeys(name for row in measured for name in row.evaluation.metrics)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as functional
 from torch import nn
 
+from psedge.protocol.status import Evaluation
 from psedge.worker.datasets.source import ArraySource
 from psedge.worker.evaluation import evaluate
 from psedge.worker.objectives import accuracy, cross_entropy
@@ -96,3 +98,11 @@ def test_channels_last_changes_nothing_but_the_memory_order() -> None:
     other = evaluate(network, data, cross_entropy, {}, CPU, channels_last=True)
     assert other.loss == pytest.approx(one.loss, rel=1e-5)
     assert seen == [(192, 64, 8, 1), (192, 1, 24, 3)]
+
+
+def test_a_diverged_model_has_no_loss_that_json_cannot_carry(model: nn.Module) -> None:
+    with torch.no_grad():
+        next(model.parameters()).fill_(float("nan"))
+    result = evaluate(model, source(), cross_entropy, {"accuracy": accuracy}, CPU)
+    assert result.loss is None
+    assert msgspec.json.decode(msgspec.json.encode(result), type=Evaluation) == result

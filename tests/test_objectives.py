@@ -9,7 +9,7 @@ import torch.nn.functional as functional
 from psedge.protocol.errors import ConfigError, DataError
 from psedge.worker.config import ModelConfig
 from psedge.worker.imports import AllowList
-from psedge.worker.objectives import accuracy, check_labels, mse, resolve_loss, resolve_metrics
+from psedge.worker.objectives import accuracy, mse, resolve_loss, resolve_metrics
 
 ALLOW = AllowList(())
 
@@ -92,16 +92,3 @@ def test_accuracy_of_class_shares() -> None:
 def test_accuracy_does_not_broadcast() -> None:
     with pytest.raises(DataError, match=r"\[2\].*\[4\]"):
         accuracy(torch.randn(4, 3), torch.tensor([0, 1]))
-
-
-@pytest.mark.parametrize("label", [-1, 3, 200])
-def test_labels_out_of_range_are_found(label: int) -> None:
-    with pytest.raises(DataError, match=rf"label {label} .*3 outputs.*0\.\.2"):
-        check_labels(torch.randn(2, 3), torch.tensor([0, label]))
-
-
-def test_ignored_labels_and_other_targets_are_no_mistake() -> None:
-    check_labels(torch.randn(2, 3), torch.tensor([-100, 2]))
-    check_labels(torch.randn(2, 3), torch.tensor([-100, -100]))
-    check_labels(torch.randn(2, 3), torch.rand(2, 3))
-    check_labels(torch.randn(2, 1), torch.tensor([[5], [6]]))

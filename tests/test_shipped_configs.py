@@ -16,7 +16,7 @@ from psedge.worker.datasets.table import load
 from psedge.worker.evaluation import evaluate
 from psedge.worker.imports import AllowList
 from psedge.worker.models.table import build
-from psedge.worker.objectives import check_labels, resolve_loss, resolve_metrics
+from psedge.worker.objectives import resolve_loss, resolve_metrics
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -71,7 +71,7 @@ def test_a_step_and_a_measurement(
     loss = resolve_loss(chosen.model, ALLOW)
     inputs, targets = train.batch(np.arange(8), torch.Generator().manual_seed(0))
     output = model(inputs)
-    check_labels(output, targets)
+    assert train.classes == output.shape[1] or chosen.data.dataset.startswith("examples.")
     loss(output, targets).backward()
     assert all(tensor.grad is not None for tensor in model.parameters())
     test = load(chosen.data, "test", tmp_path, ALLOW)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -30,7 +31,7 @@ def evaluate(
 
     The model is put into evaluation mode for the time, and nothing of it changes. precision: of
     the forward pass; loss and metrics are computed in float32. The metric `accuracy` becomes the
-    `accuracy` of the result. A diverged model's loss may come out as infinity or NaN.
+    `accuracy` of the result. A diverged model's loss is None.
     Raises ConfigError or DataError if loss or metrics do not fit the outputs.
     """
     modes = [(module, module.training) for module in model.modules()]
@@ -41,9 +42,10 @@ def evaluate(
         for module, training in modes:
             module.training = training
     means = {name: total / len(source) for name, total in sums.items()}
+    means = {name: mean for name, mean in means.items() if math.isfinite(mean)}
     return Evaluation(
         samples=len(source),
-        loss=means.pop(""),
+        loss=means.pop("", None),
         accuracy=means.pop("accuracy", None),
         metrics=means,
     )

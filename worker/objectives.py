@@ -105,26 +105,6 @@ def resolve_metrics(config: ModelConfig, allow: AllowList) -> Mapping[str, Metri
     return metrics
 
 
-def check_labels(output: Tensor, target: Tensor) -> None:
-    """Raises DataError if cross entropy cannot take these labels for this output.
-
-    On a GPU a label out of range is an error that only a new process recovers from, and on a CPU
-    its message names no label; so this is asked before the first step.
-    """
-    if target.is_floating_point() or target.ndim != output.ndim - 1:
-        return
-    classes = output.shape[1]
-    counted = target[target != IGNORED_LABEL]
-    if counted.numel() == 0:
-        return
-    least, most = int(counted.min()), int(counted.max())
-    if least < 0 or most >= classes:
-        raise DataError(
-            f"the label {least if least < 0 else most} is out of range: the model has {classes} "
-            f"outputs, so labels must lie in 0..{classes - 1}; see model.arguments and the data"
-        )
-
-
 def _named_errors(config: ModelConfig, loss: Loss) -> Loss:
     """The loss, whose complaints about shapes and arguments name it to its user."""
 

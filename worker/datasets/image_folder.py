@@ -119,23 +119,10 @@ def load(
     if size < 1:
         raise DataError(f"image-folder: data.arguments.size must be at least 1, got {size}")
     class_names = tuple(classes) or _folders(path / "train")
-    unknown = sorted(set(_folders(path / split)) - set(class_names))
-    if unknown:
-        raise DataError(
-            f"{path / split / unknown[0]}: {unknown[0]!r} is none of the classes "
-            f"{', '.join(class_names)}"
-        )
-    files: list[Path] = []
-    labels: list[int] = []
-    for label, name in enumerate(class_names):
-        found = _pictures(path / split / name)
-        files += found
-        labels += [label] * len(found)
-    if not files:
-        raise DataError(f"{path / split} holds no pictures ({', '.join(ENDINGS)})")
+    files, labels = _labelled(path, split, class_names)
     return ImageFolderSource(
         files,
-        np.array(labels, np.int64),
+        labels,
         class_names,
         size=size,
         grey=grey,
@@ -143,6 +130,24 @@ def load(
         threads=threads,
         cache_bytes=cache_megabytes * 1024 * 1024,
     )
+
+
+def _labelled(
+    path: Path, split: str, class_names: tuple[str, ...]
+) -> tuple[list[Path], NDArray[np.int64]]:
+    """The pictures of a split, class by class, and their labels."""
+    unknown = sorted(set(_folders(path / split)) - set(class_names))
+    if unknown:
+        raise DataError(
+            f"{path / split / unknown[0]}: {unknown[0]!r} is none of the classes "
+            f"{', '.join(class_names)}"
+        )
+    found = [_pictures(path / split / name) for name in class_names]
+    files = [file for of_class in found for file in of_class]
+    labels = np.repeat(np.arange(len(found), dtype=np.int64), [len(files) for files in found])
+    if not files:
+        raise DataError(f"{path / split} holds no pictures ({', '.join(ENDINGS)})")
+    return files, labels
 
 
 def _folders(path: Path) -> tuple[str, ...]:
