@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 
 #: How long an ended run stays to be asked, so that everybody hears how it ended.
 LINGER_SECONDS = 3.0
+#: Between two pictures of the progress view.
+LOOK_SECONDS = 0.5
 
 
 def say(text: str) -> None:
@@ -129,12 +132,29 @@ async def _until_ended(
 ) -> None:
     beating: asyncio.Future[Any] = asyncio.ensure_future(server.serve_for(own))
     watching = asyncio.ensure_future(_stop_with_parent(supervisor)) if with_parent else None
+    showing = asyncio.ensure_future(_show(supervisor)) if sys.stdout.isatty() else None
     try:
         await supervisor.run()
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(supervisor.everyone_knows(), LINGER_SECONDS)
     finally:
-        await cancelled(beating, watching)
+        await cancelled(beating, watching, showing)
+
+
+async def _show(supervisor: Supervisor) -> None:
+    """The progress view, for who started the server in a terminal."""
+    from rich.console import Console
+
+    from psedge.screen import screen_for
+
+    clock, screen = SystemClock(), screen_for(Console())
+    try:
+        while True:
+            screen.show(supervisor.current_status(), clock.now())
+            await clock.sleep(LOOK_SECONDS)
+    finally:
+        screen.show(supervisor.current_status(), clock.now())
+        screen.close()
 
 
 async def _stop_with_parent(supervisor: Supervisor) -> None:

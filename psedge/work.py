@@ -21,6 +21,8 @@ import msgspec
 import torch
 from torch import nn
 
+from psedge import figures
+from psedge.hosting import cancelled
 from psedge.loop import on_interrupt, parent_gone, run_async
 from psedge.own_token import with_saved_token
 from psedge.protocol.address import Address, parse_join
@@ -43,6 +45,9 @@ from psedge.worker.session import Identity, Session
 from psedge.worker.trainer import Plan, Trainer
 
 T = TypeVar("T")
+
+#: Between two lines that a worker writes about itself.
+TELL_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,9 +180,11 @@ class Worker:
             )
             await compute(trainer.probe)
             self._session = session
-            await self._train(session, trainer, experiment)
+            await self._train(session, trainer, experiment, clock)
 
-    async def _train(self, session: Session, trainer: Trainer, experiment: Experiment) -> None:
+    async def _train(
+        self, session: Session, trainer: Trainer, experiment: Experiment, clock: Clock
+    ) -> None:
         try:
             started = await self._unless_stopped(_started(session, experiment))
         except StopTraining as stop:
@@ -188,8 +195,25 @@ class Worker:
             await session.leave()
             return
         self._notify(f"{session.joined.name} trains on {describe(self._device)}")
-        await trainer.run()
+        telling = asyncio.ensure_future(self._tell(session, clock))
+        try:
+            await trainer.run()
+        finally:
+            await cancelled(telling)
         self._notify(session.stop_reason or "the data of this run is done")
+
+    async def _tell(self, session: Session, clock: Clock) -> None:
+        """A line now and then for the person at this machine."""
+        while True:
+            await clock.sleep(TELL_SECONDS)
+            metrics, client = session.metrics, session.client
+            self._notify(
+                f"step {figures.count(metrics.steps)} | "
+                f"{metrics.rate(clock.now()):.1f} samples/s | "
+                f"loss {figures.loss(metrics.latest_loss)} | "
+                f"pushed {figures.data_size(client.bytes_pushed)}, "
+                f"pulled {figures.data_size(client.bytes_pulled)}"
+            )
 
     def _open_session(
         self,

@@ -19,6 +19,8 @@ class Metrics:
         self.samples = 0
         self.compute_seconds = 0.0
         self.exchange_seconds = 0.0
+        #: Of the latest heartbeat that had one.
+        self.latest_loss: float | None = None
         self._loss_sum = 0.0
         self._loss_samples = 0
         self._marks: deque[tuple[float, int]] = deque([(now, 0)], maxlen=RATE_STEPS)
@@ -53,6 +55,7 @@ class Metrics:
         """
         loss = self._loss_sum / self._loss_samples if self._loss_samples else None
         self._loss_sum, self._loss_samples = 0.0, 0
+        self.latest_loss = loss if loss is not None else self.latest_loss
         return Heartbeat(
             worker=worker,
             incarnation=incarnation,

@@ -27,6 +27,7 @@ from psedge.protocol.messages import (
 )
 from psedge.protocol.ports import Clock, Handler, Incoming, Reply, Transport
 from psedge.protocol.shards import ServerReport
+from psedge.protocol.status import Status
 from psedge.protocol.version import __version__
 from psedge.protocol.wire import WIRE_VERSION
 from psedge.supervisor.keeper import Keeper
@@ -83,7 +84,7 @@ class Supervisor:
 
     async def status(self, incoming: Incoming) -> Reply:
         await read_message(incoming, Acknowledged)
-        return answer(status_of(self.state, self._keeper, self._clock.now()))
+        return answer(self.current_status())
 
     async def stop(self, incoming: Incoming) -> Reply:
         message = await read_message(incoming, Stop)
@@ -116,6 +117,10 @@ class Supervisor:
     def model(self) -> ModelState | None:
         """The model as of the last checkpoint; at the end of a run, the trained one."""
         return self._keeper.model or self.state.model
+
+    def current_status(self) -> Status:
+        """The run as people see it."""
+        return status_of(self.state, self._keeper, self._clock.now())
 
     def request_stop(self, reason: str) -> None:
         """End the run in order; `run()` does the rest."""
@@ -184,4 +189,4 @@ class Supervisor:
         if state.started_at is not None and phase != "failed":
             await self._keeper.last(state, self._clock.now(), evaluate=phase == "finished")
         state.end(phase, reason, self._clock.now())
-        await self._keeper.ended(status_of(state, self._keeper, self._clock.now()))
+        await self._keeper.ended(self.current_status())
