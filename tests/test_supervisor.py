@@ -1,0 +1,290 @@
+"""The supervisor's shell: real cores, shards and record, on a network and a clock made of data."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from tiny_cluster import HOME, Network, TestClock
+
+from psedge.protocol import messages
+from psedge.protocol.address import Address
+from psedge.protocol.bundle import pack
+from psedge.protocol.calls import ask, ask_bytes
+from psedge.protocol.disk import Disk
+from psedge.protocol.errors import RefusedError
+from psedge.protocol.layout import Layout, TensorSpec
+from psedge.protocol.shards import GroupSettings, OptimizerSettings
+from psedge.protocol.status import Status
+from psedge.protocol.version import __version__
+from psedge.protocol.wire import WIRE_VERSION
+from psedge.server.service import ShardService
+from psedge.supervisor.checkpoint import CheckpointStore
+from psedge.supervisor.keeper import Keeper
+from psedge.supervisor.model_state import ModelState
+from psedge.supervisor.recorder import Recorder
+from psedge.supervisor.service import Supervisor
+from psedge.supervisor.setup import RunSetup
+from psedge.toml_config import load_config
+
+LAYOUT = Layout((TensorSpec("weight", (10,), "float32", "parameter", 0),))
+SETTINGS = OptimizerSettings("sgd", (GroupSettings(lr=0.1),))
+
+
+def model_state() -> ModelState:
+    return ModelState(
+        LAYOUT,
+        SETTINGS,
+        (0,),
+        np.zeros(10, np.float32),
+        np.zeros(0, np.float32),
+        np.zeros(0, np.uint8),
+        np.zeros(0, np.uint8),
+    )
+
+
+class Rig:
+    """A supervisor with its servers, asked as workers and servers ask it."""
+
+    def __init__(self, folder: Path, *, train_samples: int | None = 64, **cluster: Any) -> None:
+        self.clock, self.network = TestClock(), Network()
+        self.notes: list[str] = []
+        self.folder = folder
+        settings = {"servers": 2, "workers": 2, "wait_seconds": 5.0, "lease_seconds": 4.0}
+        experiment = load_config(
+            {
+                "model": {"factory": "mlp"},
+                "data": {"dataset": "npz", "path": "x.npz", "batch_size": 4},
+                "schedule": {"length": 1},
+                "cluster": {**settings, "range_batches": 4, **cluster},
+            }
+        )
+        setup = RunSetup("run", str(folder), experiment, model_state(), train_samples)
+        disk = Disk(folder)
+        keeper = Keeper(
+            setup,
+            Recorder(disk, self.clock, self.notes.append),
+            CheckpointStore(disk, 2, self.notes.append),
+            self.clock,
+        )
+        self.supervisor = Supervisor(
+            setup,
+            keeper,
+            clock=self.clock,
+            transport=self.network,
+            token="",
+            notify=self.notes.append,
+        )
+        self.services = [ShardService() for _ in range(settings["servers"])]
+        self.network.routes[HOME.url] = self.supervisor.routes()
+
+    async def ask(self, path: str, message: msgspec.Struct) -> Any:
+        reply_type = messages.PATHS[path][1]
+        assert reply_type is not None
+        return await ask(self.network, HOME, path, message, reply_type)
+
+    async def register(self, *servers: int) -> None:
+        for server in servers:
+            url = f"http://10.0.0.{server}:7700"
+            self.network.routes[url] = self.services[server].routes()
+            await self.ask(
+                messages.REGISTER,
+                messages.Register(__version__, WIRE_VERSION, f"10.0.0.{server}", 7700, server),
+            )
+
+    async def beat(self, server: int) -> None:
+        self.services[server].server = server
+        await self.ask(messages.SERVER_HEARTBEAT, self.services[server].report())
+
+    async def join(self, name: str, incarnation: int = 1, **fields: Any) -> Any:
+        fields = {"layout_digest": LAYOUT.digest(), "dataset_samples": 64, **fields}
+        join = messages.Join(
+            psedge=__version__,
+            wire=WIRE_VERSION,
+            name=name,
+            incarnation=incarnation,
+            device="test",
+            loader=True,
+            **fields,
+        )
+        return await self.ask(messages.JOIN, join)
+
+    async def claim(self, worker: int, incarnation: int = 1, *, idle: bool = False) -> Any:
+        return await self.ask(messages.CLAIM, messages.Claim(worker, incarnation, idle))
+
+    async def status(self) -> Status:
+        return await self.ask(messages.STATUS, messages.Acknowledged())  # type: ignore[no-any-return]
+
+    async def started(self) -> None:
+        await self.register(0, 1)
+        with pytest.raises(RefusedError):
+            await self.join("a", 1)
+        await self.join("b", 2)
+        await self.join("a", 1)
+
+
+def run(work: Awaitable[None]) -> None:
+    asyncio.run(asyncio.wait_for(work, 30))  # type: ignore[arg-type]
+
+
+def test_another_wire_version_is_refused_naming_both(tmp_path: Path) -> None:
+    async def story() -> None:
+        rig = Rig(tmp_path)
+        query = messages.ExperimentQuery("9.9", WIRE_VERSION + 1)
+        with pytest.raises(RefusedError, match=rf"psedge 9\.9 speaks .*psedge {__version__}"):
+            await rig.ask(messages.EXPERIMENT, query)
+
+    run(story())
+
+
+def test_training_starts_when_servers_and_workers_are_there(tmp_path: Path) -> None:
+    async def story() -> None:
+        rig = Rig(tmp_path)
+        await rig.register(0)
+        query = messages.ExperimentQuery(__version__, WIRE_VERSION)
+        experiment = await rig.ask(messages.EXPERIMENT, query)
+        assert (experiment.phase, experiment.waiting_for) == ("waiting", "1 more server")
+        with pytest.raises(RefusedError, match="1 more server"):
+            await rig.join("a", 1)
+        await rig.register(1)
+        with pytest.raises(RefusedError, match="1 more of 2 workers"):
+            await rig.join("a", 1)
+        reply = await rig.join("b", 2)
+        assert [(shard.start, shard.stop) for shard in reply.shards] == [(0, 5), (5, 10)]
+        assert reply.shards[0].url == ""
+        assert reply.shards[1].url == "http://10.0.0.1:7700"
+        assert (await rig.status()).phase == "training"
+
+    run(story())
+
+
+def test_it_starts_with_fewer_workers_and_says_so(tmp_path: Path) -> None:
+    async def story() -> None:
+        rig = Rig(tmp_path)
+        await rig.register(0, 1)
+        with pytest.raises(RefusedError, match="1 more of 2 workers"):
+            await rig.join("a", 1)
+        rig.clock.seconds = 5.0
+        await rig.join("a", 1)
+        assert "training starts with 1 of 2 workers" in (await rig.status()).notes
+
+    run(story())
+
+
+@pytest.mark.parametrize(
+    ("fields", "code"),
+    [({"layout_digest": "another"}, "model-differs"), ({"dataset_samples": 63}, "conflict")],
+)
+def test_a_worker_with_another_model_or_data_set_stays_out(
+    tmp_path: Path, fields: dict[str, Any], code: str
+) -> None:
+    async def story() -> None:
+        rig = Rig(tmp_path)
+        await rig.started()
+        with pytest.raises(RefusedError) as refused:
+            await rig.join("c", 3, **fields)
+        assert refused.value.code == code
+
+    run(story())
+
+
+def test_the_first_worker_says_how_much_data_there_is(tmp_path: Path) -> None:
+    async def story() -> None:
+        rig = Rig(tmp_path, train_samples=None, workers=1)
+        await rig.register(0, 1)
+        reply = await rig.join("a", 1, dataset_samples=40)
+        found = await rig.claim(reply.worker)
+        assert (found.state, found.start, found.stop) == ("range", 0, 16)
+        assert (await rig.status()).samples_total == 40
+
+    run(story())
+
+
+def test_a_dead_workers_range_goes_to_the_others(tmp_path: Path) -> None:
+    async def story() -> None:
+        rig = Rig(tmp_path)
+        await rig.started()
+        claimed = [await rig.claim(worker, 1 + worker) for worker in (0, 1, 0, 1)]
+        assert [(c.start, c.stop) for c in claimed] == [(0, 16), (16, 32), (32, 48), (48, 64)]
+        assert (await rig.claim(1, 2)).state == "wait"
+        watching = asyncio.ensure_future(rig.supervisor.run())
+        rig.clock.seconds = 3.0
+        for server in (0, 1):
+            await rig.beat(server)
+        await rig.claim(1, 2)
+        rig.clock.seconds = 5.0
+        for server in (0, 1):
+            await rig.beat(server)
+        again = await rig.claim(1, 2, idle=True)
+        assert (again.state, again.start, again.stop) == ("range", 0, 16)
+        assert (await rig.claim(0, 1)).state == "rejoin"
+        assert any("worker a is silent for 4 s" in note for note in rig.notes)
+        watching.cancel()
+
+    run(story())
+
+
+def test_a_lost_server_ends_the_run_with_its_reason(tmp_path: Path) -> None:
+    async def story() -> None:
+        rig = Rig(tmp_path)
+        await rig.started()
+        watching = asyncio.ensure_future(rig.supervisor.run())
+        del rig.network.routes["http://10.0.0.1:7700"]
+        rig.clock.seconds = 3.0
+        await rig.beat(0)
+        rig.clock.seconds = 4.5
+        await watching
+        status = await rig.status()
+        assert status.phase == "failed"
+        assert "server 1 at http://10.0.0.1:7700 is silent for 4 s, and shard 1" in status.reason
+        result = json.loads((rig.folder / "result.json").read_text())
+        assert result["phase"] == "failed"
+
+    run(story())
+
+
+def test_a_stop_is_carried_to_everyone_and_leaves_a_checkpoint(tmp_path: Path) -> None:
+    async def story() -> None:
+        rig = Rig(tmp_path)
+        await rig.started()
+        watching = asyncio.ensure_future(rig.supervisor.run())
+        await rig.ask(messages.STOP, messages.Stop("enough"))
+        assert (await rig.claim(0)).state == "stop"
+        beat = await rig.ask(messages.HEARTBEAT, messages.Heartbeat(1, 2))
+        assert beat.command == "stop"
+        for worker in (0, 1):
+            await rig.ask(messages.LEAVE, messages.Leave(worker, 1 + worker))
+        await watching
+        status = await rig.status()
+        assert (status.phase, status.reason) == ("stopped", "enough")
+        assert (rig.folder / "checkpoints" / "000000000000" / "checkpoint.json").exists()
+        with pytest.raises(RefusedError) as refused:
+            await rig.join("late", 9)
+        assert refused.value.code == "stopped"
+
+    run(story())
+
+
+def test_a_model_is_brought_once(tmp_path: Path) -> None:
+    async def story() -> None:
+        rig = Rig(tmp_path)
+        define = messages.Define(__version__, WIRE_VERSION, LAYOUT, SETTINGS, (0,))
+        body = pack(define, model_state().arrays())
+        with pytest.raises(RefusedError) as refused:
+            await ask_bytes(
+                rig.network,
+                Address(HOME.url),
+                messages.DEFINE,
+                (body,),
+                limit_bytes=1000,
+                timeout_seconds=1.0,
+            )
+        assert refused.value.code == "conflict"
+
+    run(story())
