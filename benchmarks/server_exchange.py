@@ -14,6 +14,7 @@ import argparse
 import asyncio
 import json
 import multiprocessing
+import os
 import statistics
 import time
 from multiprocessing.connection import Connection
@@ -158,7 +159,15 @@ async def rate(transport: AiohttpTransport, clients: list[Client], seconds: floa
     return done / (time.monotonic() - started)
 
 
-async def compare(ports: dict[str, int], rounds: int, seconds: float) -> dict[str, Any]:
+def cpu_seconds(pid: int) -> float:
+    """Processor time that a process has used, user and system together."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+async def compare(
+    ports: dict[str, int], pids: dict[str, int], rounds: int, seconds: float
+) -> dict[str, Any]:
     transport = AiohttpTransport()
     addresses = {name: Address(f"http://127.0.0.1:{port}") for name, port in ports.items()}
     result: dict[str, Any] = {}
@@ -169,17 +178,24 @@ async def compare(ports: dict[str, int], rounds: int, seconds: float) -> dict[st
             for name, address in addresses.items()
         }
         rates: dict[str, list[float]] = {name: [] for name in addresses}
+        work: dict[str, list[float]] = {name: [] for name in addresses}
         for name in addresses:
             await rate(transport, clients[name], seconds / 2)
         for _ in range(rounds):
             for name in addresses:
+                before = cpu_seconds(pids[name])
+                done = sum(client.sequence for client in clients[name])
                 rates[name].append(await rate(transport, clients[name], seconds))
+                exchanges = sum(client.sequence for client in clients[name]) - done
+                work[name].append((cpu_seconds(pids[name]) - before) / exchanges)
         ratios = [a / b for a, b in zip(rates["shard"], rates["bare"], strict=True)]
         result[codec] = {
             "shard_per_second": statistics.median(rates["shard"]),
             "bare_per_second": statistics.median(rates["bare"]),
             "ratio": statistics.median(ratios),
             "ratio_range": [min(ratios), max(ratios)],
+            "shard_cpu_milliseconds": 1e3 * statistics.median(work["shard"]),
+            "bare_cpu_milliseconds": 1e3 * statistics.median(work["bare"]),
         }
     await transport.close()
     return result
@@ -220,7 +236,7 @@ def main() -> None:
     parser.add_argument("--memory", type=int, default=0, metavar="EXCHANGES")
     options = parser.parse_args()
     context = multiprocessing.get_context("spawn")
-    processes, ports = [], {}
+    processes, ports, pids = [], {}, {}
     try:
         for name, target in (("shard", serve_shard), ("bare", serve_bare)):
             here, there = context.Pipe()
@@ -228,12 +244,12 @@ def main() -> None:
             process.start()
             processes.append(process)
             ports[name] = here.recv()
+            assert process.pid is not None
+            pids[name] = process.pid
         if options.memory:
-            pid = processes[0].pid
-            assert pid is not None
-            run_async(memory(ports["shard"], pid, options.memory))
+            run_async(memory(ports["shard"], pids["shard"], options.memory))
         else:
-            result = run_async(compare(ports, options.rounds, options.seconds))
+            result = run_async(compare(ports, pids, options.rounds, options.seconds))
             print(json.dumps(result, indent=1))
     finally:
         for process in processes:

@@ -18,6 +18,7 @@ from rich.console import Console
 from torch import nn
 
 from psedge.config import Experiment
+from psedge.launch import RunOrder, run_experiment
 from psedge.protocol.errors import ConfigError, TrainingError
 from psedge.protocol.system_clock import SystemClock
 from psedge.run_folder import choose_folder
@@ -60,7 +61,6 @@ def run(
 
     Raises UserError for mistakes and TrainingError when training could not go on.
     """
-    console = console or Console()
     given = {
         "model": model,
         "dataset": dataset,
@@ -71,28 +71,19 @@ def run(
     given = {key: value for key, value in given.items() if value is not None}
     names = {key: name_of(value) for key, value in given.items()}
     in_processes = all(name is not None for name in names.values())
+    if resume and not in_processes:
+        raise ConfigError("a run with Python objects cannot be resumed; give names instead")
     experiment = _experiment(config, overrides, names)
     folder = choose_folder(
-        experiment.name or "psedge",
-        Path(out) if out is not None else None,
-        resume,
-        SystemClock().timestamp(),
+        experiment.name or "psedge", None if out is None else Path(out), resume, _timestamp()
     )
+    order = RunOrder(Path(), (), folder, resume, Path(data), device, tuple(allow))
     if in_processes:
-        work = partial(
-            _run_processes, experiment, folder, resume, Path(data), device, tuple(allow), console
-        )
-    elif resume:
-        raise ConfigError("a run with Python objects cannot be resumed; give names instead")
+        work = partial(_run_processes, experiment, order, console or Console())
     else:
-        from psedge.local_run import run_with_objects
-
-        work = partial(run_with_objects, experiment, given, folder, Path(data), device, console)
+        work = partial(_run_objects, experiment, given, order, console or Console())
     _outside_of_any_loop(work)
-    try:
-        return msgspec.json.decode((folder / RESULT_FILE).read_bytes(), type=Result)
-    except FileNotFoundError as error:
-        raise TrainingError(f"the run left no result in {folder}") from error
+    return _result(folder)
 
 
 def name_of(value: Any) -> str | None:
@@ -131,25 +122,32 @@ def _experiment(
     return load_config(source, (*overrides, *placed))
 
 
-def _run_processes(
-    experiment: Experiment,
-    folder: Path,
-    resume: bool,
-    data: Path,
-    device: str,
-    allow: tuple[str, ...],
-    console: Console,
-) -> None:
-    from psedge.launch import RunOrder, run_experiment
-
+def _run_processes(experiment: Experiment, order: RunOrder, console: Console) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         path = Path(temporary) / f"{experiment.name or 'psedge'}.toml"
         path.write_text(to_toml(experiment), encoding="utf-8")
-        order = RunOrder(
-            config=path, out=folder, resume=resume, data=data, device=device, allow=allow
-        )
-        if run_experiment(order, console):
-            raise TrainingError(f"the run failed; see {folder}")
+        if run_experiment(msgspec.structs.replace(order, config=path), console):
+            raise TrainingError(f"the run failed; see {order.out}")
+
+
+def _run_objects(
+    experiment: Experiment, given: Mapping[str, Any], order: RunOrder, console: Console
+) -> None:
+    from psedge.local_run import run_with_objects
+
+    assert order.out is not None
+    run_with_objects(experiment, given, order.out, order.data, order.device, console)
+
+
+def _result(folder: Path) -> Result:
+    try:
+        return msgspec.json.decode((folder / RESULT_FILE).read_bytes(), type=Result)
+    except FileNotFoundError as error:
+        raise TrainingError(f"the run left no result in {folder}") from error
+
+
+def _timestamp() -> float:
+    return SystemClock().timestamp()
 
 
 def _outside_of_any_loop(work: Callable[[], None]) -> None:
