@@ -18,7 +18,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo install install-test test check format docs clean distclean
+.PHONY: help demo install install-test test check format benchmark docs clean distclean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /\1\t/' | \
@@ -42,6 +42,10 @@ check: install-test  ## format, lint, types and the rules of the house
 format: install-test  ## rewrite the code in the house's format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+benchmark: install  ## what psedge costs a server and a worker, beside a bare loop of each
+	$(BIN)/python benchmarks/server_exchange.py
+	$(BIN)/python benchmarks/worker_overhead.py
 
 docs: install  ## write docs/configuration.md anew from the config types
 	$(BIN)/python -m psedge.config_docs docs/configuration.md

@@ -242,7 +242,7 @@ def status(join: str, as_json: bool) -> int:
       psedge status --join http://TOKEN@pc.local:7700
       psedge status --join http://TOKEN@pc.local:7700 --json
     """
-    from psedge.look import show_status
+    from psedge.terminal.look import show_status
 
     return show_status(join, as_json)
 

@@ -20,7 +20,6 @@ import msgspec
 from rich.console import Console
 
 from psedge.child import Child
-from psedge.conclusion import conclude
 from psedge.config import Experiment
 from psedge.own_packages import packages_of
 from psedge.protocol.address import Address
@@ -32,7 +31,8 @@ from psedge.protocol.ports import Clock, Transport
 from psedge.protocol.status import Status
 from psedge.protocol.system_clock import SystemClock
 from psedge.run_folder import choose_folder
-from psedge.screen import Screen, screen_for
+from psedge.terminal.conclusion import conclude
+from psedge.terminal.screen import Screen, screen_for
 from psedge.toml_config import load_config
 
 _READY = re.compile(r"^psedge server ready at (http://\S+)", re.MULTILINE)

@@ -30,12 +30,12 @@ from psedge.protocol.messages import STATUS, Acknowledged
 from psedge.protocol.ports import Clock
 from psedge.protocol.status import Status
 from psedge.protocol.system_clock import SystemClock
-from psedge.screen import Screen
 from psedge.supervisor.checkpoint import CheckpointStore
 from psedge.supervisor.keeper import Keeper
 from psedge.supervisor.recorder import Recorder
 from psedge.supervisor.service import Supervisor
 from psedge.supervisor.setup import RunSetup
+from psedge.terminal.screen import Screen
 from psedge.work import Parts, Worker
 from psedge.worker.datasets.source import Source
 from psedge.worker.objectives import Loss, Metric

@@ -11,14 +11,14 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from psedge.conclusion import conclude
 from psedge.config import Experiment
 from psedge.local_cluster import LocalCluster, Objects
 from psedge.own_packages import own_allow_list
 from psedge.prepare import built_model
 from psedge.protocol.errors import ConfigError, DataError, ModelError
 from psedge.protocol.system_clock import SystemClock
-from psedge.screen import screen_for
+from psedge.terminal.conclusion import conclude
+from psedge.terminal.screen import screen_for
 from psedge.worker.datasets.source import DatasetSource, Source
 from psedge.worker.datasets.table import load
 from psedge.worker.device import choose_device

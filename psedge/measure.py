@@ -9,10 +9,10 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from psedge import figures
 from psedge.export import Run, load_run
 from psedge.protocol.errors import ConfigError, ModelError
 from psedge.protocol.status import Evaluation
+from psedge.terminal import figures
 from psedge.worker.datasets.table import load
 from psedge.worker.device import choose_device
 from psedge.worker.evaluation import evaluate

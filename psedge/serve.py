@@ -145,7 +145,7 @@ async def _show(supervisor: Supervisor) -> None:
     """The progress view, for who started the server in a terminal."""
     from rich.console import Console
 
-    from psedge.screen import screen_for
+    from psedge.terminal.screen import screen_for
 
     clock, screen = SystemClock(), screen_for(Console())
     try:

@@ -21,7 +21,6 @@ import msgspec
 import torch
 from torch import nn
 
-from psedge import figures
 from psedge.hosting import cancelled
 from psedge.loop import on_interrupt, parent_gone, run_async
 from psedge.own_token import with_saved_token
@@ -31,6 +30,7 @@ from psedge.protocol.errors import ConfigError, TrainingError
 from psedge.protocol.messages import Experiment
 from psedge.protocol.ports import Clock, Transport
 from psedge.protocol.system_clock import SystemClock
+from psedge.terminal import figures
 from psedge.worker.binding import Binding
 from psedge.worker.client import StopTraining
 from psedge.worker.control import SupervisorClient

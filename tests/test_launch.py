@@ -12,7 +12,6 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from psedge import conclusion
 from psedge.child import Child
 from psedge.config import ClusterConfig, Experiment
 from psedge.launch import Launch, RunOrder, thread_environment
@@ -22,6 +21,7 @@ from psedge.protocol.messages import STATUS, STOP
 from psedge.protocol.status import Status, WorkerStatus
 from psedge.run_folder import choose_folder
 from psedge.server.config import OptimizerConfig
+from psedge.terminal import conclusion
 from psedge.worker.config import DataConfig, ModelConfig
 
 EXPERIMENT = Experiment(name="small", cluster=ClusterConfig(servers=2, workers=2, pace=(1.0, 3.0)))

@@ -9,9 +9,7 @@ from collections.abc import Mapping
 import msgspec
 import pytest
 
-from psedge import look
 from psedge.cli import exit_code
-from psedge.look import fetch_status
 from psedge.protocol.address import Address
 from psedge.protocol.aiohttp_transport import AiohttpTransport
 from psedge.protocol.calls import answer
@@ -22,6 +20,8 @@ from psedge.protocol.ports import Incoming, Reply
 from psedge.protocol.status import Status, WorkerStatus
 from psedge.protocol.version import __version__
 from psedge.protocol.wire import WIRE_VERSION
+from psedge.terminal import look
+from psedge.terminal.look import fetch_status
 
 GOOD = HelloReply(psedge=__version__, wire=WIRE_VERSION, supervisor=True, run="small")
 STATUS_NOW = Status(run="small", phase="training", workers=(WorkerStatus("pi", "alive"),))

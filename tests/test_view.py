@@ -8,11 +8,11 @@ import msgspec
 import pytest
 from rich.console import Console, RenderableType
 
-from psedge import figures
 from psedge.protocol.status import Evaluation, ServerStatus, Status, WorkerStatus
-from psedge.screen import PlainScreen
-from psedge.summary import summary
-from psedge.view import History, plain_line, render
+from psedge.terminal import figures
+from psedge.terminal.screen import PlainScreen
+from psedge.terminal.summary import summary
+from psedge.terminal.view import History, plain_line, render
 
 WORKERS = (
     WorkerStatus("worker-1", "alive", "Intel Xeon", 220, 7040, 0.0812, 512.3, 1),

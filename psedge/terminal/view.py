@@ -15,9 +15,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from psedge import figures
 from psedge.protocol.status import Evaluation, ServerStatus, Status
-from psedge.worker_table import STATE_STYLE, worker_table
+from psedge.terminal import figures
+from psedge.terminal.worker_table import STATE_STYLE, worker_table
 
 _PHASE_STYLE = {
     "waiting": "bold yellow",

@@ -10,8 +10,8 @@ from rich.console import Console
 
 from psedge.protocol.errors import PsedgeError, TrainingError
 from psedge.protocol.status import Status
-from psedge.summary import summary
 from psedge.supervisor.run_rows import RESULT_FILE
+from psedge.terminal.summary import summary
 
 
 def conclude(status: Status, folder: Path, console: Console, started: float) -> int:

@@ -12,8 +12,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from psedge import figures
 from psedge.supervisor.checkpoint import FOLDER as CHECKPOINT_FOLDER
+from psedge.terminal import figures
 
 _VERDICT_STYLE = {"finished": "bold green", "stopped": "bold yellow", "failed": "bold red"}
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.live import Live
 
 from psedge.protocol.status import Status
-from psedge.view import History, plain_line, render
+from psedge.terminal.view import History, plain_line, render
 
 #: Lines of the picture that are not workers, generously.
 _OTHER_LINES = 18

@@ -9,8 +9,8 @@ from typing import Literal
 from rich.table import Table
 from rich.text import Text
 
-from psedge import figures
 from psedge.protocol.status import Status, WorkerStatus
+from psedge.terminal import figures
 
 STATE_STYLE = {
     "alive": "green",

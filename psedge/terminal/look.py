@@ -16,7 +16,7 @@ from psedge.protocol.messages import STATUS, Acknowledged
 from psedge.protocol.ports import Clock, Transport
 from psedge.protocol.status import Status
 from psedge.protocol.system_clock import SystemClock
-from psedge.view import render
+from psedge.terminal.view import render
 from psedge.worker.control import SupervisorClient
 
 #: How long a server that does not answer is asked again.

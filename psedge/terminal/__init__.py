@@ -1,0 +1,1 @@
+"""What people see in a terminal: the progress view, the summary, the status of a run."""
