@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# ResNet-32 on CIFAR-10 for ten epochs: one process, psedge bsp, psedge ssp; same samples, order,
-# schedule, augmentation and precision. Three hours of a Pi, some 40 minutes of two PC cores.
+# ResNet-32 on CIFAR-10 for ten epochs: one process, psedge bsp, psedge ssp with and without weight
+# prediction; same samples, order, schedule, augmentation and precision. About an hour of two PC
+# cores.
 #
 #   benchmarks/cifar10_accuracy.sh DATA OUT
 #
@@ -14,5 +15,10 @@ settings=(--data "$data" --set schedule.length=10 --set model.precision=bfloat16
 
 "$python" benchmarks/cifar10_single.py --data "$data" --epochs 10 --out "$out/single.json"
 "$python" -m psedge run configs/cifar10-resnet32.toml "${settings[@]}" --out "$out/bsp" \
-    --set sync.mode=bsp --set optimizer.lr=0.1 --set optimizer.momentum=0.9 --set optimizer.nesterov=true
+    --set sync.mode=bsp --set sync.weight_prediction=false \
+    --set optimizer.lr=0.1 --set optimizer.momentum=0.9
 "$python" -m psedge run configs/cifar10-resnet32.toml "${settings[@]}" --out "$out/ssp"
+"$python" -m psedge run configs/cifar10-resnet32.toml "${settings[@]}" --out "$out/ssp-plain" \
+    --set sync.weight_prediction=false --set optimizer.nesterov=false \
+    --set optimizer.lr=0.05 --set optimizer.momentum=0.5
+"$python" benchmarks/plot_accuracy.py "$out" "$out/accuracy.png"

@@ -50,6 +50,7 @@ class SyncSettings(msgspec.Struct, frozen=True):
     staleness_bound: int = 3
     lag_bound: int | None = None
     lag_action: Literal["damp", "refuse"] = "damp"
+    weight_prediction: bool = False
     local_steps: int = 1
 
 
@@ -161,9 +162,14 @@ class Members(msgspec.Struct, frozen=True):
 
 
 class ServerReport(msgspec.Struct, frozen=True):
-    """All shards of a server; the reply to Members and part of each server heartbeat."""
+    """All shards of a server; the reply to Members and each server heartbeat.
+
+    incarnation: as the server registered; a supervisor that was started anew may have given the
+    number `server` to another by now.
+    """
 
     server: int
+    incarnation: int
     shards: tuple[ShardReport, ...]
     bytes_received: int = 0
     bytes_sent: int = 0

@@ -80,6 +80,17 @@ def _schedule(experiment: Experiment) -> Iterator[str]:
         yield '[schedule] kind = "one-cycle" needs a warmup to rise in'
 
 
+def _prediction(experiment: Experiment) -> Iterator[str]:
+    optimizer, sync = experiment.optimizer, experiment.sync
+    if not sync.weight_prediction or optimizer.factory:
+        return
+    if optimizer.kind != "sgd" or optimizer.momentum == 0 or sync.local_steps > 1:
+        yield (
+            '[sync] weight_prediction = true needs [optimizer] kind = "sgd" with momentum above 0, '
+            "and local_steps = 1"
+        )
+
+
 def _worker(experiment: Experiment) -> Iterator[str]:
     local_steps = experiment.sync.local_steps
     if local_steps > 1 and experiment.worker.overlap:
@@ -125,4 +136,4 @@ def _cluster(experiment: Experiment) -> Iterator[str]:
         yield f"[cluster] pace = {list(cluster.pace)}: 1 is full speed, 3 is three times slower"
 
 
-RULES: tuple[Rule, ...] = (_finite, _optimizer, _schedule, _worker, _parts, _cluster)
+RULES: tuple[Rule, ...] = (_finite, _optimizer, _schedule, _prediction, _worker, _parts, _cluster)

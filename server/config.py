@@ -147,6 +147,15 @@ class SyncConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             "(lag_bound + 1) / (lag + 1); `refuse` drops it. Either brings fresh parameters."
         ),
     ] = "damp"
+    weight_prediction: Annotated[
+        bool,
+        Meta(
+            description="In `ssp` and `asp`, send workers the parameters as the momentum will have "
+            "moved them by the time their push arrives, by the lag measured so far. Needs `sgd` "
+            "with momentum; worth most with a momentum near 1 and a rate as much smaller "
+            "(Chen et al. 2018, SpecTrain; Kosson et al. 2021, Pipelined Backpropagation at Scale)."
+        ),
+    ] = False
     local_steps: Annotated[
         int,
         Meta(

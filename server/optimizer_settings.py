@@ -108,6 +108,7 @@ def sync_settings(config: SyncConfig) -> SyncSettings:
         staleness_bound=config.staleness_bound,
         lag_bound=config.lag_bound,
         lag_action=config.lag_action,
+        weight_prediction=config.weight_prediction,
         local_steps=config.local_steps,
     )
 

@@ -38,6 +38,9 @@ GRADIENT_LIMIT = 1e18
 
 _NEW = ShardState()
 
+#: Weight of the latest push in the mean lag.
+LAG_FADE = 0.05
+
 
 class Shard:
     """parameters, buffers: float32 vectors of the assignment's ranges, changed in place.
@@ -74,6 +77,7 @@ class Shard:
         self._ledger = Ledger(state)
         self._round = Round(elements, state.clock) if assignment.sync.mode == "bsp" else None
         self._revision = -1
+        self._mean_lag = 0.0
 
     @classmethod
     def restored(
@@ -139,6 +143,7 @@ class Shard:
             return Outcome(Status.DUPLICATE, self._gate.clock(push.worker), staleness=0, lag=0)
         lag = max(0, self.version - push.version)
         weight = weight_of(self.assignment.sync, lag)
+        self._mean_lag += LAG_FADE * (lag - self._mean_lag)
         status = _judge(gradient, weight)
         staleness = self._gate.staleness(push.worker)
         outcome = Outcome(status, self._gate.advance(push.worker), staleness, lag)
@@ -151,6 +156,16 @@ class Shard:
         elif status is Status.APPLIED:
             self._apply(push, gradient, lr_factor, weight)
         return outcome
+
+    def published(self) -> Float32Array:
+        """The parameters as workers receive them; with weight prediction a new array each time.
+
+        A gradient computed on them is applied some updates later: they are moved along the
+        momentum by the mean lag of the latest pushes.
+        """
+        if not self.assignment.sync.weight_prediction or self._round is not None:
+            return self.parameters
+        return self._rule.predicted(self.parameters, round(self._mean_lag), self._lr_factor())
 
     def report(self) -> ShardReport:
         """The shard in figures, with the progress of members and of recent leavers."""

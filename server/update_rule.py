@@ -84,6 +84,28 @@ class UpdateRule:
                 part = slice(piece.start, piece.stop)
                 step(piece, parameters[part], gradient[part], lr_factor, weight)
 
+    def predicted(self, parameters: Float32Array, updates: int, lr_factor: float) -> Float32Array:
+        """Where momentum alone will have moved `parameters` after so many further updates.
+
+        Linear weight prediction (Kosson et al. 2021, "Pipelined Backpropagation at Scale"): the
+        velocity fades by the momentum with each update, so it moves by a geometric sum of it. A
+        new array; equal to `parameters` for a rule without momentum.
+        """
+        ahead: Float32Array = parameters.copy()
+        velocity = self.state.get("momentum")
+        if velocity is None:
+            return ahead
+        for piece in self._pieces:
+            part = slice(piece.start, piece.stop)
+            fading = piece.settings.momentum
+            reach = sum(fading**update for update in range(1, updates + 1))
+            if piece.settings.nesterov:
+                reach *= fading
+            scratch = self._scratch[: piece.stop - piece.start]
+            np.multiply(velocity[part], self._rate(piece, lr_factor * reach), out=scratch)
+            np.subtract(ahead[part], scratch, out=ahead[part])
+        return ahead
+
     def _sgd(
         self,
         piece: _Piece,

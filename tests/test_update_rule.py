@@ -169,3 +169,21 @@ def test_a_shard_may_be_empty() -> None:
 def test_segments_that_do_not_cover_the_shard_are_refused(wrong: tuple[Segment, ...]) -> None:
     with pytest.raises(FrameError):
         UpdateRule(OptimizerSettings("sgd", (GroupSettings(lr=0.1),)), wrong, 4)
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_prediction_is_where_updates_without_gradient_lead(nesterov: bool) -> None:
+    groups = (
+        GroupSettings(lr=0.1, momentum=0.9, nesterov=nesterov),
+        GroupSettings(lr=0.02, momentum=0.9, nesterov=nesterov),
+    )
+    rule = UpdateRule(OptimizerSettings("sgd", groups), (Segment(0, 5, 0), Segment(5, 9, 1)), 9)
+    draw = np.random.default_rng(2)
+    parameters = draw.standard_normal(9).astype(np.float32)
+    for _ in range(3):
+        rule.apply(parameters, draw.standard_normal(9).astype(np.float32), 0.5)
+    assert np.array_equal(rule.predicted(parameters, 0, 0.5), parameters)
+    predicted = rule.predicted(parameters, 4, 0.5)
+    for _ in range(4):
+        rule.apply(parameters, np.zeros(9, np.float32), 0.5)
+    np.testing.assert_allclose(predicted, parameters, rtol=1e-5, atol=1e-6)
