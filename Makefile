@@ -54,8 +54,9 @@ clean:  ## remove what builds and tests leave behind
 	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
-distclean: clean  ## remove the virtual environment too
+distclean: clean  ## remove the virtual environment and the native kernels too
 	rm -rf $(VENV)
+	rm -f compression/_kernels*.so
 
 $(VENV)/.made:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
@@ -77,7 +78,7 @@ $(VENV)/.torch: $(VENV)/.made
 	$(PIP) install '$(TORCH)'
 	@echo '$(strip $(TORCH))' > $@
 
-$(VENV)/.installed: pyproject.toml $(VENV)/.torch
+$(VENV)/.installed: pyproject.toml setup.py $(wildcard compression/kernels/*) $(VENV)/.torch
 	$(PIP) install --quiet --prefer-binary -e '.[demo]'
 	@touch $@
 

@@ -3,6 +3,8 @@
 NumPy casts one value at a time, 1.5 ns each and up to 50 ns where halves are subnormal, as small
 gradients are. The same results come from some ten plain passes of 0.06 ns each over chunks that
 stay in the cache. Neither direction multiplies a subnormal float32, which Intel's CPUs do slowly.
+Where the native kernels are built, kernels/half.h does the same in one pass; what is here is what
+it has to equal.
 
 Rounding: the float32 sum of |x| and 2**13 times the power of two below |x| has the half's spacing,
 so the addition itself rounds to nearest even. That power is at least 2**-14, the smallest normal
@@ -19,6 +21,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from psedge.compression import native
 
 Float32Array = NDArray[np.float32]
 UInt16Array = NDArray[np.uint16]
@@ -55,9 +59,32 @@ _SMALLEST_NORMALS = np.full(_CHUNK, 2.0**-14, np.float32)
 def to_half(values: Float32Array, out: UInt16Array, dropped: Float32Array | None = None) -> None:
     """Round `values` to nearest even halves; past LARGEST to LARGEST, unless infinite or NaN.
 
-    out: the halves' bits, as long as `values`. dropped: receives values - halves where given, and
-    may be `values` itself; then every value must be finite.
+    All arrays are one-dimensional and C-contiguous. out: the halves' bits, as long as `values`.
+    dropped: receives values - halves where given, and may be `values` itself; then every value
+    must be finite. Raises ValueError or TypeError for arrays that do not fit each other.
     """
+    if native.NATIVE and values.flags.aligned:
+        native.half_encode(values, out, dropped)
+    else:
+        to_half_in_numpy(values, out, dropped)
+
+
+def from_half(halves: UInt16Array, out: Float32Array) -> None:
+    """Expand the bits of halves to float32, exactly, infinities and NaN included.
+
+    Both arrays are one-dimensional and C-contiguous. Raises ValueError or TypeError if they do not
+    fit each other.
+    """
+    if native.NATIVE and halves.flags.aligned:
+        native.half_decode(halves, out)
+    else:
+        from_half_in_numpy(halves, out)
+
+
+def to_half_in_numpy(
+    values: Float32Array, out: UInt16Array, dropped: Float32Array | None = None
+) -> None:
+    """`to_half` without the native kernels."""
     scratch = tuple(np.empty(min(len(values), _CHUNK), np.float32) for _ in range(3))
     signs = np.empty(min(len(values), _CHUNK), np.uint16)
     for start in range(0, len(values), _CHUNK):
@@ -72,8 +99,8 @@ def to_half(values: Float32Array, out: UInt16Array, dropped: Float32Array | None
             _round_extreme(chunk, out[part], rest)
 
 
-def from_half(halves: UInt16Array, out: Float32Array) -> None:
-    """Expand the bits of halves to float32, exactly, infinities and NaN included."""
+def from_half_in_numpy(halves: UInt16Array, out: Float32Array) -> None:
+    """`from_half` without the native kernels."""
     scratch = tuple(np.empty(min(len(halves), _CHUNK), np.float32) for _ in range(2))
     for start in range(0, len(halves), _CHUNK):
         chunk = halves[start : start + _CHUNK]
@@ -134,7 +161,9 @@ def _round_extreme(values: Float32Array, out: UInt16Array, dropped: Float32Array
         clipped = np.where(np.isfinite(values), np.clip(values, -limit, limit), values)
         np.copyto(halves, clipped, casting="unsafe")
     if dropped is not None:
-        np.subtract(values, halves, out=dropped, dtype=np.float32)
+        # By magnitude, as `_drop` does it: the zero that nothing was dropped has the value's sign.
+        rest = np.abs(values) - np.abs(halves.astype(np.float32))
+        np.multiply(rest, np.copysign(np.float32(1), values), out=dropped)
 
 
 def _expand(

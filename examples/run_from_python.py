@@ -14,6 +14,8 @@ from torch.utils.data import TensorDataset
 
 import psedge
 
+EPOCHS = 40
+
 
 def spirals(samples: int, seed: int) -> TensorDataset:
     """Two interleaved spirals, the classic that no linear model separates."""
@@ -34,7 +36,7 @@ def main() -> None:
         {
             "name": "spirals",
             "data": {"batch_size": 32},
-            "schedule": {"kind": "cosine", "length": 40},
+            "schedule": {"kind": "cosine", "length": EPOCHS},
             "sync": {"mode": "ssp", "staleness_bound": 2},
             "cluster": {"servers": 2, "workers": 2},
             "checkpoint": {"evaluate_every_epochs": 10},

@@ -70,10 +70,13 @@ class AiohttpClient:
             raise UnreachableError(f"{url} gave no answer in {timeout_seconds:g} s") from error
         except aiohttp.ClientConnectorError as error:
             number = error.os_error.errno
-            reason = os.strerror(number) if number and number > 0 else str(error.os_error)
+            # Looking up a name fails with numbers of its own, below zero.
+            named = os.strerror(number) if number and number > 0 else error.os_error.strerror
+            reason = named or str(error.os_error)
             raise UnreachableError(f"cannot connect to {url}: {reason}") from error
         except aiohttp.ClientResponseError as error:
-            raise FrameError(f"{url} does not answer like psedge: {error.message}") from error
+            first_line = error.message.partition("\n")[0].rstrip(":")
+            raise FrameError(f"{url} does not speak HTTP: {first_line}") from error
         except (aiohttp.ClientError, OSError) as error:
             raise UnreachableError(f"the connection to {url} broke: {error}") from error
         finally:

@@ -55,6 +55,10 @@ _STATUS_OF_CODE = {
 }
 _BEARER = "Bearer "
 _log = logging.getLogger(__name__)
+#: aiohttp writes a traceback for every request that is no HTTP, such as a port scanner's; their
+#: sender is told, and nobody here could do anything about them.
+_strangers = logging.Logger(f"{__name__}.strangers")
+_strangers.addHandler(logging.NullHandler())
 
 
 class AiohttpListener:
@@ -69,6 +73,7 @@ class AiohttpListener:
             self._respond,
             handler_cancellation=True,
             access_log=None,
+            logger=_strangers,
             auto_decompress=False,
             max_line_size=LINE_LIMIT_BYTES,
             max_field_size=LINE_LIMIT_BYTES,

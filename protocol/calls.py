@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 import msgspec
+import numpy as np
 
 from psedge.protocol.address import Address
 from psedge.protocol.errors import FrameError, RefusedError
@@ -87,7 +88,14 @@ async def read_body(incoming: Incoming, limit_bytes: int) -> memoryview:
             "too-large",
             f"{incoming.path} takes at most {limit_bytes} bytes, got {incoming.length}",
         )
-    body = memoryview(bytearray(incoming.length))
+    try:
+        # Unlike a bytearray, this memory costs nothing until something is written to it: a peer
+        # that only claims to send gigabytes takes none.
+        body = np.empty(incoming.length, np.uint8).data
+    except MemoryError:
+        raise RefusedError(
+            "too-large", f"this machine has no memory for a body of {incoming.length} bytes"
+        ) from None
     await incoming.read_into(body)
     return body
 

@@ -64,6 +64,14 @@ class UnreachableError(PsedgeError):
     """No answer from a peer; the request may or may not have been carried out."""
 
 
+def not_psedge(url: str, error: Exception) -> AddressError:
+    """Something answers at an address, and it is no psedge server: usually a wrong port."""
+    return AddressError(
+        f"something answers at {url}, but not as psedge does: use the address and port that "
+        f"`psedge server` printed ({error})"
+    )
+
+
 #: What a peer can answer instead of doing what was asked; the codes travel on the wire.
 REFUSAL_CODES = (
     "bad-frame",

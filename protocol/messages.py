@@ -212,9 +212,13 @@ class Leave(msgspec.Struct, frozen=True):
 
 
 class Stop(msgspec.Struct, frozen=True):
-    """End the run in order: workers finish their step, a last checkpoint is written."""
+    """End the run in order: workers finish their step, a last checkpoint is written.
+
+    failed: the run did not end because somebody wished so; `reason` says what went wrong.
+    """
 
     reason: str = ""
+    failed: bool = False
 
 
 HELLO = "/v1/hello"

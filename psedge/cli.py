@@ -14,12 +14,14 @@ from pathlib import Path
 import click
 
 from psedge import options
+from psedge.loop import end_at_once_on_interrupt
 from psedge.protocol.errors import ConfigError, PsedgeError, UserError
 from psedge.protocol.version import __version__
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command and end the process with its exit code."""
+    end_at_once_on_interrupt()
     sys.exit(exit_code(sys.argv[1:] if arguments is None else arguments))
 
 
@@ -289,7 +291,10 @@ def export(run: Path, output: Path) -> int:
     from psedge.export import export as export_run
     from psedge.export import load_run
 
-    export_run(load_run(run), output)
+    found = load_run(run)
+    for note in found.notes:
+        click.echo(f"note: {note}", err=True)
+    export_run(found, output)
     click.echo(f"wrote {output}")
     return 0
 

@@ -15,6 +15,9 @@ from psedge.compression.config import CompressionConfig
 from psedge.server.config import OptimizerConfig, ScheduleConfig, SyncConfig
 from psedge.worker.config import DataConfig, ModelConfig, WorkerConfig
 
+#: What a config says where a program gave psedge.run a Python object that has no name.
+OBJECT = "a Python object"
+
 
 class ClusterConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How many machines take part, and how their absence is noticed."""

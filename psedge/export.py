@@ -56,8 +56,8 @@ def load_run(folder: str | Path) -> Run:
     store = CheckpointStore(Disk(folder), keep=1, notify=notes.append)
     found = asyncio.run(store.latest_model())
     if found is None:
-        why = f": {notes[-1]}" if notes else ": wait for the first, or train longer"
-        raise ConfigError(f"{folder} has no usable checkpoint{why}")
+        why = "; ".join(notes) or "wait for the first, or train longer"
+        raise ConfigError(f"{folder} has no usable checkpoint: {why}")
     return Run(folder, load_config(config), _result(folder), *found, tuple(notes))
 
 

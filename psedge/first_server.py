@@ -12,9 +12,7 @@ from psedge.own_packages import own_allow_list
 from psedge.protocol.errors import ConfigError
 from psedge.protocol.ports import Clock, Storage, Transport
 from psedge.supervisor.checkpoint import Checkpoint, CheckpointStore
-from psedge.supervisor.keeper import Keeper
 from psedge.supervisor.model_state import ModelState
-from psedge.supervisor.recorder import Recorder
 from psedge.supervisor.service import Supervisor
 from psedge.supervisor.setup import RunSetup
 
@@ -35,8 +33,7 @@ async def make_supervisor(
     store = CheckpointStore(storage, experiment.checkpoint.keep, notify)
     checkpoint = await _checkpoint(store, folder, notify) if resume else None
     setup = await asyncio.to_thread(_setup, experiment, folder, data, checkpoint, notify)
-    keeper = Keeper(setup, Recorder(storage, clock, notify), store, clock)
-    return Supervisor(setup, keeper, clock=clock, transport=transport, token=token, notify=notify)
+    return Supervisor(setup, storage, clock=clock, transport=transport, token=token, notify=notify)
 
 
 async def _checkpoint(
@@ -59,7 +56,7 @@ def _setup(
     run = folder.name
     if experiment.model is None:
         return RunSetup(run, str(folder), experiment, _saved(checkpoint), checkpoint=checkpoint)
-    # Only a server that has a model to build pays for importing torch.
+    # What builds and measures a model is imported only where there is one.
     from psedge import prepare
     from psedge.worker.objectives import resolve_loss, resolve_metrics
 

@@ -90,7 +90,8 @@ class HostedServer:
     async def serve_for(self, supervisor: Address) -> None:
         """Take part in the supervisor's run until it has ended.
 
-        Raises RefusedError when it turns this server away, UnreachableError when it stays lost.
+        Raises AddressError when it is no supervisor or turns this server away, UnreachableError
+        when it stays lost.
         """
         node = ServerNode(
             self._service,

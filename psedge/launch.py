@@ -30,7 +30,7 @@ from psedge.protocol.messages import STATUS, STOP, Acknowledged, Stop
 from psedge.protocol.ports import Clock, Transport
 from psedge.protocol.status import Status
 from psedge.protocol.system_clock import SystemClock
-from psedge.run_folder import choose_folder
+from psedge.run_folder import choose_folder, make_folder
 from psedge.terminal.conclusion import conclude
 from psedge.terminal.screen import Screen, screen_for
 from psedge.toml_config import load_config
@@ -69,6 +69,7 @@ def run_experiment(order: RunOrder, console: Console | None = None) -> int:
     experiment = load_config(order.config, order.overrides)
     now = SystemClock().timestamp()
     folder = choose_folder(experiment.name, order.out, order.resume, now)
+    make_folder(folder)
     status = asyncio.run(_run(order, experiment, folder, console))
     return conclude(status, folder, console, now)
 
@@ -138,6 +139,17 @@ class Launch:
         for index in range(cluster.workers):
             self._start_worker(index)
         self._show("the servers and workers are starting")
+        try:
+            await self._look_on(first)
+        except PsedgeError as error:
+            # The run folder is to say the same as the error that the user sees.
+            await self._stop(str(error), failed=True)
+            raise
+        self._judge(first)
+        return self._status
+
+    async def _look_on(self, first: Child) -> None:
+        """Return when the run has ended or the user wants it to at once."""
         ended_at: float | None = None
         while first.running and self._interrupts < 2:
             await self._look()
@@ -148,8 +160,6 @@ class Launch:
             else:
                 self._mourn()
             await self._clock.sleep(_LOOK_SECONDS)
-        self._judge(first)
-        return self._status
 
     def interrupt(self) -> None:
         """Ctrl-C: the first time stop in order, the second time at once."""
@@ -269,13 +279,17 @@ class Launch:
                 "ended at once; psedge run --resume continues from the last checkpoint, if any"
             )
         code = first.exit_code
+        if self._interrupts and code == -signal.SIGTERM:
+            # It had ended the run by itself just before; whether it did, its result says.
+            return
         if code not in (None, 0) and self._status.phase not in _ENDED:
             raise _failure(first)
 
-    async def _stop(self, reason: str) -> None:
+    async def _stop(self, reason: str, *, failed: bool = False) -> None:
         if self._address is not None:
             with contextlib.suppress(PsedgeError):
-                await ask(self._transport, self._address, STOP, Stop(reason), Acknowledged)
+                stop = Stop(reason, failed)
+                await ask(self._transport, self._address, STOP, stop, Acknowledged)
                 return
         for child in self._children():
             child.terminate()
@@ -298,6 +312,9 @@ def _failure(child: Child) -> PsedgeError:
 def _obituary(child: Child) -> str:
     """A child's end in one line, for the view; its log has the rest."""
     words = child.last_words().splitlines()
+    code = child.exit_code
     if len(words) == 1:
         return f"{child.name}: {words[0]}"
+    if code is not None and code < 0:
+        return f"{child.name}: ended by {signal.Signals(-code).name} (see {child.log})"
     return f"{child.name}: {words[-1].strip()} (see {child.log})"

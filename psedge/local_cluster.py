@@ -8,7 +8,6 @@ over loopback, and a worker's model is a copy of its own.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -30,9 +29,6 @@ from psedge.protocol.messages import STATUS, Acknowledged
 from psedge.protocol.ports import Clock
 from psedge.protocol.status import Status
 from psedge.protocol.system_clock import SystemClock
-from psedge.supervisor.checkpoint import CheckpointStore
-from psedge.supervisor.keeper import Keeper
-from psedge.supervisor.recorder import Recorder
 from psedge.supervisor.service import Supervisor
 from psedge.supervisor.setup import RunSetup
 from psedge.terminal.screen import Screen
@@ -42,6 +38,8 @@ from psedge.worker.objectives import Loss, Metric
 from psedge.worker.trainer import Plan
 
 _LOOK_SECONDS = 0.25
+#: How long workers may take to end after the run has.
+_FAREWELL_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +74,12 @@ class LocalCluster:
         self._transport = AiohttpTransport()
         self._supervisor: Supervisor | None = None
 
-    def stop(self, reason: str) -> None:
-        """End the run in order, with a checkpoint."""
-        if self._supervisor is not None:
-            self._supervisor.request_stop(reason)
+    def stop(self, reason: str) -> bool:
+        """End the run in order, with a checkpoint. False: nothing runs yet."""
+        if self._supervisor is None:
+            return False
+        self._supervisor.request_stop(reason)
+        return True
 
     async def run(self) -> Status:
         """Train to the end and return the last status.
@@ -123,7 +123,6 @@ class LocalCluster:
 
     def _make_supervisor(self) -> Supervisor:
         experiment, objects = self._experiment, self._objects
-        storage = Disk(self._folder)
         evaluator = None
         if objects.test is not None:
             # The workers' copies are made of the original while the evaluator is at work.
@@ -139,11 +138,9 @@ class LocalCluster:
             train_samples=len(objects.train),
             evaluator=evaluator,
         )
-        store = CheckpointStore(storage, experiment.checkpoint.keep, self._notify)
-        keeper = Keeper(setup, Recorder(storage, self._clock, self._notify), store, self._clock)
         return Supervisor(
             setup,
-            keeper,
+            Disk(self._folder),
             clock=self._clock,
             transport=self._transport,
             token="",
@@ -179,22 +176,23 @@ class LocalCluster:
                 await asyncio.wait([running], timeout=_LOOK_SECONDS)
                 status = await ask(self._transport, own, STATUS, Acknowledged(), Status)
                 self._screen.show(status, self._clock.now())
-                self._raise_if_all_failed(workers)
+                failure = _failure(workers)
+                if failure is not None:
+                    supervisor.request_stop(str(failure), failed=True)
             running.result()
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(asyncio.gather(*workers), timeout=10.0)
+            await asyncio.wait(workers, timeout=_FAREWELL_SECONDS)
         finally:
             await cancelled(running)
-        if supervisor.state.phase == "failed":
-            raise TrainingError(supervisor.state.reason)
         if supervisor.model is not None:
             write_state(self._objects.model, supervisor.model)
+        if supervisor.state.phase == "failed":
+            raise _failure(workers) or TrainingError(supervisor.state.reason)
         return await ask(self._transport, own, STATUS, Acknowledged(), Status)
 
-    def _raise_if_all_failed(self, workers: Sequence[asyncio.Future[None]]) -> None:
-        if not all(worker.done() for worker in workers):
-            return
-        for worker in workers:
-            error = worker.exception()
-            if error is not None:
-                raise error
+
+def _failure(workers: Sequence[asyncio.Future[None]]) -> BaseException | None:
+    """Why no worker is left, if the reason is a failure; as long as one works, there is none."""
+    if not all(worker.done() for worker in workers):
+        return None
+    errors = [worker.exception() for worker in workers if not worker.cancelled()]
+    return next((error for error in errors if error is not None), None)

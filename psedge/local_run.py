@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from psedge.local_cluster import LocalCluster, Objects
 from psedge.own_packages import own_allow_list
 from psedge.prepare import built_model
 from psedge.protocol.errors import ConfigError, DataError, ModelError
+from psedge.protocol.status import Status
 from psedge.protocol.system_clock import SystemClock
 from psedge.terminal.conclusion import conclude
 from psedge.terminal.screen import screen_for
@@ -43,10 +46,32 @@ def run_with_objects(
     started = SystemClock().timestamp()
     cluster = LocalCluster(experiment, objects, folder, screen, notify=lambda text: None)
     try:
-        status = asyncio.run(cluster.run())
+        status = asyncio.run(_interruptible(cluster))
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None
     finally:
         screen.close()
-    conclude(status, folder, console, started)
+    conclude(status, folder, console, started, of_objects=True)
+
+
+async def _interruptible(cluster: LocalCluster) -> Status:
+    """Run the cluster; Ctrl-C ends it in order, a second one at once."""
+    loop, work = asyncio.get_running_loop(), asyncio.ensure_future(cluster.run())
+    asked = False
+
+    def interrupted() -> None:
+        nonlocal asked
+        if asked or not cluster.stop("stopped by Ctrl-C"):
+            work.cancel()
+        asked = True
+
+    # Only the main thread may listen for signals; in any other, nobody sends it one.
+    with contextlib.suppress(ValueError, RuntimeError):
+        loop.add_signal_handler(signal.SIGINT, interrupted)
+    try:
+        return await work
+    finally:
+        loop.remove_signal_handler(signal.SIGINT)
 
 
 def _objects(experiment: Experiment, given: Mapping[str, Any], data: Path, device: str) -> Objects:

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Coroutine
+from types import FrameType
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -25,8 +26,27 @@ def run_async(main: Coroutine[Any, Any, T]) -> T:
     return runner(main)
 
 
-def on_interrupt(stop: Callable[[], None]) -> None:
-    """Call `stop` at the first Ctrl-C or SIGTERM; a second Ctrl-C ends the process at once."""
+def end_at_once_on_interrupt() -> None:
+    """Until `on_interrupt` takes over, Ctrl-C ends the process with one line.
+
+    A process that only imports and builds has nothing to lose, and a KeyboardInterrupt in the
+    middle of an import may come out of it as any other error.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _end_at_once)
+
+
+def _end_at_once(number: int, frame: FrameType | None) -> None:
+    # The print function is no choice here: the signal may have interrupted one.
+    os.write(sys.stderr.fileno(), b"stopped by Ctrl-C\n")
+    os._exit(INTERRUPTED)
+
+
+def on_interrupt(stop: Callable[[str], None]) -> None:
+    """Call `stop` with a reason at the first Ctrl-C or SIGTERM; a second Ctrl-C ends all at once.
+
+    A SIGTERM that comes again, as service managers send it, changes nothing.
+    """
     loop = asyncio.get_running_loop()
     asked = False
 
@@ -35,10 +55,10 @@ def on_interrupt(stop: Callable[[], None]) -> None:
         if asked:
             os._exit(INTERRUPTED)
         asked = True
-        stop()
+        stop("stopped by Ctrl-C")
 
     loop.add_signal_handler(signal.SIGINT, interrupted)
-    loop.add_signal_handler(signal.SIGTERM, stop)
+    loop.add_signal_handler(signal.SIGTERM, stop, "stopped by SIGTERM")
 
 
 async def parent_gone() -> None:

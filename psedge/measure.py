@@ -9,14 +9,17 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
+from psedge.config import OBJECT
 from psedge.export import Run, load_run
 from psedge.protocol.errors import ConfigError, ModelError
 from psedge.protocol.status import Evaluation
 from psedge.terminal import figures
+from psedge.worker.config import DataConfig, ModelConfig
 from psedge.worker.datasets.table import load
 from psedge.worker.device import choose_device
 from psedge.worker.evaluation import evaluate
 from psedge.worker.imports import AllowList
+from psedge.worker.model_layout import layout_of
 from psedge.worker.models.table import build
 from psedge.worker.objectives import resolve_loss, resolve_metrics
 
@@ -48,18 +51,20 @@ def measure(
     data: this machine's data folder. allow: packages that the run's config may import from.
     """
     config, data_config = run.experiment.model, run.experiment.data
-    if config is None or data_config is None:
-        missing = "model" if config is None else "data set"
+    if config is None or data_config is None or _has_objects(config, data_config):
         raise ConfigError(
-            f"{run.folder} was trained by a program that brought its own {missing}: take the "
-            "model with psedge export and measure it there"
+            f"{run.folder} was trained by a program that brought its own model, loss or data "
+            "set: take the model with psedge export and measure it there"
         )
     permitted, chosen = AllowList(allow), choose_device(device)
     model = build(config, permitted, run.experiment.seed)
     try:
         model.load_state_dict(run.state_dict())
     except RuntimeError as error:
-        raise ModelError(f"the model in {run.folder} is not {config.factory}: {error}") from error
+        difference = layout_of(model).difference(run.checkpoint.layout) or str(error)
+        raise ModelError(
+            f"the model in {run.folder} is not the {config.factory} of its config: {difference}"
+        ) from error
     return evaluate(
         model.to(chosen),
         load(data_config, "test", data, permitted),
@@ -69,6 +74,10 @@ def measure(
         precision=config.precision,
         channels_last=config.channels_last,
     )
+
+
+def _has_objects(model: ModelConfig, data: DataConfig) -> bool:
+    return OBJECT in (model.factory, model.loss, data.dataset)
 
 
 def _table(run: Run, evaluation: Evaluation) -> Table:

@@ -24,7 +24,7 @@ from psedge.supervisor.setup import Evaluator
 from psedge.worker.binding import Binding
 from psedge.worker.datasets.source import Source
 from psedge.worker.datasets.table import load
-from psedge.worker.evaluation import evaluate
+from psedge.worker.evaluation import check_fit, evaluate
 from psedge.worker.imports import resolve
 from psedge.worker.model_layout import layout_of
 from psedge.worker.models.table import build
@@ -95,9 +95,13 @@ def evaluator_of(
     loss: Loss,
     metrics: Mapping[str, Metric],
 ) -> Evaluator:
-    """Measures on `test` in a thread, with a model that nobody else may touch meanwhile."""
+    """Measures on `test` in a thread, with a model that nobody else may touch meanwhile.
+
+    Raises UserError if the test data do not fit the model, loss or metrics.
+    """
     config = experiment.model
     assert config is not None
+    check_fit(model, test, loss, metrics, next(model.parameters()).device, config)
 
     def measure(state: ModelState) -> Evaluation:
         write_state(model, state)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from datetime import datetime
 from pathlib import Path
@@ -41,6 +42,21 @@ def choose_folder(
         folder = runs / f"{_file_name(name)}-{moment}-{number}"
         number += 1
     return folder
+
+
+def make_folder(folder: Path) -> None:
+    """Make the run folder, if it is not there. Raises ConfigError if it cannot be written to."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot make the run folder {folder}: {error.strerror or error}; name another "
+            "with --out"
+        ) from None
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ConfigError(
+            f"the run folder {folder} cannot be written to by you; name another with --out"
+        )
 
 
 def _latest(name: str, runs: Path) -> Path:

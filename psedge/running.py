@@ -17,7 +17,7 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from psedge.config import Experiment
+from psedge.config import OBJECT, Experiment
 from psedge.launch import RunOrder, run_experiment
 from psedge.protocol.errors import ConfigError, TrainingError
 from psedge.protocol.system_clock import SystemClock
@@ -25,9 +25,6 @@ from psedge.run_folder import choose_folder
 from psedge.supervisor.recorder import Result
 from psedge.supervisor.run_rows import RESULT_FILE
 from psedge.toml_config import load_config, to_json, to_toml
-
-#: What the config of a run with Python objects says instead of a name.
-OBJECT = "a Python object"
 
 
 def run(

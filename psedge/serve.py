@@ -14,8 +14,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
-
 from psedge.config import Experiment
 from psedge.hosting import EVERYWHERE, LOOPBACK, HostedServer, cancelled
 from psedge.loop import on_interrupt, parent_gone, run_async
@@ -33,7 +31,8 @@ from psedge.protocol.disk import Disk
 from psedge.protocol.errors import AddressError, TrainingError
 from psedge.protocol.ports import Listener
 from psedge.protocol.system_clock import SystemClock
-from psedge.run_folder import choose_folder
+from psedge.run_folder import choose_folder, make_folder
+from psedge.terminal.say import say
 
 if TYPE_CHECKING:
     from psedge.supervisor.service import Supervisor
@@ -42,11 +41,6 @@ if TYPE_CHECKING:
 LINGER_SECONDS = 3.0
 #: Between two pictures of the progress view.
 LOOK_SECONDS = 0.5
-
-
-def say(text: str) -> None:
-    """One line for the person at this terminal."""
-    click.echo(text)
 
 
 def run_server(
@@ -116,10 +110,11 @@ async def _serve_first(
             token=token or "",
             notify=say,
         )
+        make_folder(folder)
         server.start(supervisor.routes())
         own = Address(server.url, token or "")
-        _announce(server.listener, own)
-        on_interrupt(lambda: supervisor.request_stop("stopped by Ctrl-C"))
+        _announce(server.listener, own, library=experiment.model is None)
+        on_interrupt(supervisor.request_stop)
         await _until_ended(supervisor, server, own, with_parent)
     finally:
         await server.close()
@@ -186,7 +181,7 @@ async def _serve_joined(supervisor: Address, host: str, port: int | None, with_p
     server.start()
     say(f"psedge server ready at {server.url}")
     stopped = asyncio.Event()
-    on_interrupt(stopped.set)
+    on_interrupt(lambda reason: stopped.set())
     serving: asyncio.Future[Any] = asyncio.ensure_future(server.serve_for(supervisor))
     ends: list[asyncio.Future[Any]] = [serving, asyncio.ensure_future(stopped.wait())]
     if with_parent:
@@ -203,16 +198,22 @@ async def _serve_joined(supervisor: Address, host: str, port: int | None, with_p
     return 0
 
 
-def _announce(listener: Listener, own: Address) -> None:
-    """Say where the server is, and the one line to paste on a worker."""
+def _announce(listener: Listener, own: Address, *, library: bool) -> None:
+    """Say where the server is, and the one line to paste on a worker.
+
+    library: the workers are programs of the user's, for no config says what to train.
+    """
     say(f"psedge server ready at {own.url}")
+    line = own.url
     if is_loopback(listener.host):
         say("Only this machine can reach it; for others start it with --host 0.0.0.0.")
-        say(f"On each worker:  psedge worker --join {own.url}")
-        return
-    host = lan_host() if listener.host in EVERYWHERE else listener.host
-    line = join_line(Address(url_of(host, listener.port), own.token))
-    say(f"On each worker:  psedge worker --join {line}")
+    else:
+        host = lan_host() if listener.host in EVERYWHERE else listener.host
+        line = join_line(Address(url_of(host, listener.port), own.token))
+    if library:
+        say(f'In each program:  ps = psedge.connect("{line}", model)')
+    else:
+        say(f"On each worker:  psedge worker --join {line}")
 
 
 def lan_host() -> str:

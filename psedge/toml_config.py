@@ -78,8 +78,10 @@ def _read(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: no such file{hint}") from None
     except IsADirectoryError:
         raise ConfigError(f"{path} is a folder, not a TOML file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: is no text; a config is a TOML file in UTF-8") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from None
     try:
         parsed: dict[str, Any] = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -124,24 +126,29 @@ def _value(text: str) -> Any:
 
 
 def _convert(raw: dict[str, Any], place: str, flagged: set[str]) -> Experiment:
-    _check_keys(raw, Experiment, place, ())
+    _check_keys(raw, Experiment, place, (), flagged)
     try:
         return msgspec.convert(raw, Experiment)
     except msgspec.ValidationError as error:
         raise ConfigError(_explained(str(error), raw, place, flagged)) from None
 
 
-def _check_keys(raw: Mapping[str, Any], type_: type, place: str, path: tuple[str, ...]) -> None:
+def _check_keys(
+    raw: Mapping[str, Any], type_: type, place: str, path: tuple[str, ...], flagged: set[str]
+) -> None:
     """Raises ConfigError for the first unknown key, naming the nearest right one."""
     known = fields_of(type_)
     for key, value in raw.items():
-        where = f"{place}: [{'.'.join(path)}]" if path else f"{place}: the experiment"
         if key not in known:
+            dotted = ".".join((*path, key))
+            by_flag = any(flag == dotted or flag.startswith(f"{dotted}.") for flag in flagged)
+            where = "--set" if by_flag else place
+            where = f"{where}: [{'.'.join(path)}]" if path else f"{where}: the experiment"
             raise ConfigError(f'{where} has no key "{key}"{_nearest(key, path)}')
         inner = struct_in(known[key].type)
         for item in value if isinstance(value, list | tuple) else [value]:
             if inner is not None and isinstance(item, Mapping):
-                _check_keys(item, inner, place, (*path, key))
+                _check_keys(item, inner, place, (*path, key), flagged)
 
 
 #: Names that other tools use for a key of psedge.

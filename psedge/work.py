@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-import click
 import msgspec
 import torch
 from torch import nn
@@ -31,6 +30,7 @@ from psedge.protocol.messages import Experiment
 from psedge.protocol.ports import Clock, Transport
 from psedge.protocol.system_clock import SystemClock
 from psedge.terminal import figures
+from psedge.terminal.say import say
 from psedge.worker.binding import Binding
 from psedge.worker.client import StopTraining
 from psedge.worker.control import SupervisorClient
@@ -78,13 +78,14 @@ def run_worker(
     Raises UserError for mistakes, TrainingError when training cannot go on.
     """
     address = with_saved_token(parse_join(join))
+    name = name or socket.gethostname()
     worker = Worker(
         address,
         choose_device(device),
-        name or socket.gethostname(),
+        name,
         parts_of_config(AllowList(allow), data, name),
         pace=pace,
-        notify=click.echo,
+        notify=say,
     )
     return run_async(_run(worker, with_parent))
 
@@ -92,7 +93,7 @@ def run_worker(
 async def _run(worker: Worker, with_parent: bool) -> int:
     transport = AiohttpTransport()
     work = asyncio.ensure_future(worker.run(transport, SystemClock()))
-    on_interrupt(worker.stop)
+    on_interrupt(lambda reason: worker.stop())
     watch = asyncio.ensure_future(parent_gone()) if with_parent else None
     if watch is not None:
         watch.add_done_callback(lambda _: worker.stop())
@@ -153,6 +154,7 @@ class Worker:
         )
         experiment = await self._unless_stopped(_ready(supervisor))
         if experiment is None:
+            self._notify("stopped on this machine")
             return
         plan = plan_of(experiment)
         use_threads(plan.worker.threads)
@@ -193,6 +195,7 @@ class Worker:
             return
         if started is None:
             await session.leave()
+            self._notify("stopped on this machine")
             return
         self._notify(f"{session.joined.name} trains on {describe(self._device)}")
         telling = asyncio.ensure_future(self._tell(session, clock))

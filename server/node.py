@@ -6,7 +6,14 @@ from collections.abc import Callable
 
 from psedge.protocol.address import Address
 from psedge.protocol.calls import ask
-from psedge.protocol.errors import RefusedError, UnreachableError
+from psedge.protocol.errors import (
+    AddressError,
+    FrameError,
+    PsedgeError,
+    RefusedError,
+    UnreachableError,
+    not_psedge,
+)
 from psedge.protocol.messages import (
     REGISTER,
     SERVER_HEARTBEAT,
@@ -23,6 +30,8 @@ from psedge.server.service import ShardService
 RETRY_SECONDS = 1.0
 #: A server that lost its supervisor holds shards nobody can find any more; it gives up after this.
 LOST_SECONDS = 60.0
+#: Between two lines that tell people that the supervisor is still awaited.
+REMINDER_SECONDS = 10.0
 
 
 class ServerNode:
@@ -42,6 +51,7 @@ class ServerNode:
     ) -> None:
         """host, port: where this server listens; incarnation: random, tells restarts apart."""
         self._service = service
+        self._service.incarnation = incarnation
         self._supervisor = supervisor
         self._register = Register(__version__, WIRE_VERSION, host, port, incarnation)
         self._transport = transport
@@ -52,7 +62,8 @@ class ServerNode:
         """Return when the supervisor says that the run has ended.
 
         patient: wait for a supervisor that is not there yet, as long as it takes.
-        Raises RefusedError when it turns this server away, UnreachableError when it stays lost.
+        Raises AddressError when it is no supervisor or turns this server away, UnreachableError
+        when it stays lost.
         """
         heartbeat_seconds = await self._enter(patient)
         reached_at = self._clock.now()
@@ -66,6 +77,12 @@ class ServerNode:
                     self._service.report(),
                     ServerHeartbeatReply,
                 )
+            except (RefusedError, FrameError) as error:
+                if isinstance(error, FrameError) or error.code != "not-ready":
+                    raise self._turned_away(error) from error
+                # It was started anew and makes its model ready; its next answer says the rest.
+                reached_at = self._clock.now()
+                continue
             except UnreachableError as error:
                 if self._clock.now() - reached_at > LOST_SECONDS:
                     raise UnreachableError(
@@ -81,20 +98,37 @@ class ServerNode:
                 heartbeat_seconds = await self._enter(patient=True)
 
     async def _enter(self, patient: bool) -> float:
-        waiting = False
+        told_at: float | None = None
         while True:
             try:
                 reply = await ask(
                     self._transport, self._supervisor, REGISTER, self._register, RegisterReply
                 )
-            except (UnreachableError, RefusedError) as error:
-                starting = isinstance(error, UnreachableError) or error.code == "not-ready"
-                if not starting or not patient:
-                    raise
-                if not waiting:
-                    self._notify(f"waiting for a supervisor at {self._supervisor.url}")
-                    waiting = True
+            except (UnreachableError, RefusedError, FrameError) as error:
+                missing = isinstance(error, UnreachableError)
+                if isinstance(error, RefusedError) and error.code == "not-ready":
+                    missing = True
+                if not missing or not patient:
+                    raise self._turned_away(error) from error
+                now = self._clock.now()
+                if told_at is None or now - told_at >= REMINDER_SECONDS:
+                    self._notify(f"waiting for a supervisor: {error}")
+                    told_at = now
                 await self._clock.sleep(RETRY_SECONDS)
                 continue
             self._service.server = reply.server
             return reply.heartbeat_seconds
+
+    def _turned_away(self, error: PsedgeError) -> PsedgeError:
+        """What a supervisor's refusal means to the person who started this server."""
+        url = self._supervisor.url
+        if isinstance(error, FrameError):
+            return not_psedge(url, error)
+        if isinstance(error, RefusedError) and error.code in ("forbidden", "version-differs"):
+            return AddressError(f"{url} turns this server away: {error}")
+        if isinstance(error, RefusedError) and error.code == "not-found":
+            return AddressError(
+                f"{url} is a further server without a supervisor: use the join line that the "
+                "first `psedge server` printed"
+            )
+        return error

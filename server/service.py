@@ -84,7 +84,7 @@ class HostedShard:
             self.encoded_version = shard.version
         payload = self.encoded.get(codec.id)
         if payload is None:
-            payload = codec.encode(shard.parameters, None)
+            payload = codec.encode(shard.published(), None)
             if np.may_share_memory(np.frombuffer(payload, np.uint8), shard.parameters):
                 # Later pushes change the parameters in place while this reply is being sent.
                 payload = bytes(payload)
@@ -96,7 +96,9 @@ class ShardService:
     """Serves all shards of one server process."""
 
     def __init__(self) -> None:
+        #: As the supervisor knows this server.
         self.server = 0
+        self.incarnation = 0
         self._hosted: dict[int, HostedShard] = {}
         self._bytes_received = 0
         self._bytes_sent = 0
@@ -118,6 +120,7 @@ class ShardService:
     def report(self) -> ServerReport:
         return ServerReport(
             server=self.server,
+            incarnation=self.incarnation,
             shards=tuple(hosted.shard.report() for hosted in self._hosted.values()),
             bytes_received=self._bytes_received,
             bytes_sent=self._bytes_sent,

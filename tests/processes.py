@@ -17,7 +17,7 @@ PATIENCE_SECONDS = 90.0
 
 
 class Process:
-    """One `python -m psedge ...`; everything it prints goes to one log."""
+    """One `python ...`; everything it prints goes to one log."""
 
     def __init__(self, arguments: Sequence[str], folder: Path, name: str) -> None:
         self._log = folder / f"{name}.log"
@@ -31,7 +31,7 @@ class Process:
         }
         with self._log.open("wb") as log:
             self.popen = subprocess.Popen(
-                [sys.executable, "-m", "psedge", *map(str, arguments)],
+                [sys.executable, *arguments],
                 cwd=folder,
                 env=environment,
                 stdin=subprocess.DEVNULL,
@@ -86,9 +86,13 @@ class Processes:
         (folder / "home").mkdir(exist_ok=True)
 
     def __call__(self, *arguments: object, name: str = "") -> Process:
-        words = [str(argument) for argument in arguments]
-        label = name or f"{len(self._started)}-{words[0]}"
-        process = Process(words, self.folder, label)
+        """`psedge ARGUMENTS`"""
+        label = name or f"{len(self._started)}-{arguments[0]}"
+        return self.python("-m", "psedge", *arguments, name=label)
+
+    def python(self, *arguments: object, name: str) -> Process:
+        """`python ARGUMENTS`"""
+        process = Process([str(argument) for argument in arguments], self.folder, name)
         self._started.append(process)
         return process
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import socket
 
 import pytest
 import uvloop
@@ -110,7 +111,7 @@ def test_requests_outside_the_rules_are_refused(request_head, status, code):
     ],
     ids=["garbage", "line", "header", "negative", "twice"],
 )
-def test_what_is_not_http_is_answered_400_and_harms_nobody(request_bytes):
+def test_what_is_not_http_is_answered_400_and_harms_nobody(request_bytes, caplog):
     async def scenario(world):
         listener = await world.listen(echo)
         answer = await converse(listener, request_bytes)
@@ -119,6 +120,21 @@ def test_what_is_not_http_is_answered_400_and_harms_nobody(request_bytes):
         assert bytes(await world.call(listener, parts=(b"on",))) == b"on"
 
     run(scenario)
+    assert caplog.records == [], "a port scanner writes nothing on its victim's terminal"
+
+
+def test_a_host_that_nobody_knows_is_told_in_words():
+    async def scenario(world):
+        async def unknown(*_, **__):
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+        asyncio.get_running_loop().getaddrinfo = unknown
+        with pytest.raises(UnreachableError, match=r"connect to http://pc\.local:7: Name or serv"):
+            await world.client.call(
+                "http://pc.local:7", "/", (b"",), allocate=bytearray, timeout_seconds=5
+            )
+
+    run(scenario, asyncio.new_event_loop)
 
 
 @pytest.mark.parametrize("half_close", [True, False])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import resource
 
 import msgspec
 import pytest
@@ -118,3 +119,14 @@ def test_random_bytes_raise_frame_error_only(data, path):
             continue
         with contextlib.suppress(FrameError):
             assert isinstance(decoded(data, type_, path), type_)
+
+
+def test_a_body_that_is_only_announced_takes_no_memory():
+    class Liar(Body):
+        async def read_into(self, buffer):
+            raise FrameError("the body ended early")
+
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises((FrameError, RefusedError)):
+        asyncio.run(read_body(Liar(b"", length=8 * 2**30), 2**40))
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**20, "kB"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -177,3 +180,34 @@ def test_a_model_without_trainable_parameters_is_refused_at_the_start(tmp_path: 
 def test_more_servers_than_parameters_is_a_mistake_in_the_config(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="too few"):
         run(tmp_path, config(cluster={"servers": 9}), model=nn.Linear(6, 1), dataset=points())
+
+
+def test_a_run_whose_loss_is_nan_says_so_in_its_folder(tmp_path: Path) -> None:
+    def nan(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        return output.sum() * float("nan")
+
+    settings = config(schedule={"length": 1000})
+    with pytest.raises(TrainingError, match="5 gradients in a row"):
+        run(tmp_path, settings, model=network(), dataset=points(), loss=nan)
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["phase"] == "failed"
+    assert "5 gradients in a row" in result["reason"]
+
+
+def test_ctrl_c_ends_a_run_in_order_with_its_model(tmp_path: Path) -> None:
+    steps: list[int] = []
+    cross_entropy = nn.CrossEntropyLoss()
+
+    def loss(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        steps.append(1)
+        if len(steps) == 20:
+            os.kill(os.getpid(), signal.SIGINT)
+        return cross_entropy(output, target)  # type: ignore[no-any-return]
+
+    model, before = network(), network()
+    settings = config(schedule={"length": 100_000})
+    result = run(tmp_path, settings, model=model, dataset=points(), loss=loss)
+    assert (result.phase, result.reason) == ("stopped", "stopped by Ctrl-C")
+    assert list((tmp_path / "run" / "checkpoints").glob("*/checkpoint.json"))
+    assert not torch.equal(model[0].weight, before[0].weight)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -18,7 +18,7 @@ from psedge.hosting import LOOPBACK, HostedServer, cancelled
 from psedge.protocol.address import Address
 from psedge.protocol.aiohttp_transport import AiohttpTransport
 from psedge.protocol.disk import Disk
-from psedge.protocol.errors import AddressError, ModelError
+from psedge.protocol.errors import AddressError, ModelError, TrainingError
 from psedge.protocol.system_clock import SystemClock
 from psedge.supervisor.service import Supervisor
 from psedge.toml_config import load_config
@@ -248,3 +248,28 @@ def test_a_stopped_run_ends_the_loop(serve: Callable[..., ServerThread]) -> None
     assert ps.stopped
     ps.close()
     stopping.join()
+
+
+def test_a_loss_that_is_nan_from_the_first_step_ends_the_loop(
+    serve: Callable[..., ServerThread],
+) -> None:
+    server = serve()
+    model = network()
+    taken: list[int] = []
+
+    def forever() -> None:
+        for x, _ in batches(100):
+            (model(x) * float("nan")).sum().backward()
+            ps.step()
+            taken.append(1)
+
+    with psedge.connect(server.url, model, optimizer=adamw(model), notify=silent) as ps:
+        with pytest.raises(TrainingError, match=r"5 gradients in a row.*Likely causes"):
+            forever()
+        assert len(taken) == 4
+        assert all(parameter.isfinite().all() for parameter in model.parameters())
+
+
+def test_what_is_no_model_is_refused() -> None:
+    with pytest.raises(ModelError, match=r"must be a torch\.nn\.Module, not list"):
+        psedge.connect("http://127.0.0.1:9", [1, 2])  # type: ignore[arg-type]

@@ -93,10 +93,10 @@ def test_npz_that_cannot_be_used(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no data file .*gone\.npz"):
         npz.load(tmp_path / "gone.npz", "train")
     (tmp_path / "damaged.npz").write_bytes(b"PK\x03\x04 and so on")
-    with pytest.raises(DataError, match=r"not a readable \.npz"):
+    with pytest.raises(DataError, match=r"is no \.npz file; write it with numpy\.savez"):
         npz.load(tmp_path / "damaged.npz", "train")
     (tmp_path / "empty.npz").write_bytes(b"")
-    with pytest.raises(DataError, match=r"not a readable \.npz"):
+    with pytest.raises(DataError, match=r"is no \.npz"):
         npz.load(tmp_path / "empty.npz", "train")
     file = write_npz(tmp_path, x_train=np.zeros((2, 3)), images=np.zeros(2))
     with pytest.raises(DataError, match="no array 'y_train', only x_train, images"):
@@ -119,14 +119,14 @@ def test_python_objects_in_npz_are_never_unpickled(tmp_path: Path) -> None:
     objects = np.empty(1, object)
     objects[0] = Trap()
     file = write_npz(tmp_path, x_train=objects, y_train=np.zeros(1))
-    with pytest.raises(DataError, match=r"not a readable \.npz.*pickle"):
+    with pytest.raises(DataError, match="holds Python objects, which psedge never loads"):
         npz.load(file, "train")
     assert not Trap.sprung
 
 
 def test_a_single_array_is_no_npz(tmp_path: Path) -> None:
     np.save(tmp_path / "single.npy", np.zeros(3))
-    with pytest.raises(DataError, match="holds a single array"):
+    with pytest.raises(DataError, match=r"is no \.npz file"):
         npz.load(tmp_path / "single.npy", "train")
 
 

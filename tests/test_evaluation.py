@@ -9,9 +9,11 @@ import torch
 import torch.nn.functional as functional
 from torch import nn
 
+from psedge.protocol.errors import DataError, ModelError
 from psedge.protocol.status import Evaluation
+from psedge.worker.config import ModelConfig
 from psedge.worker.datasets.source import ArraySource
-from psedge.worker.evaluation import evaluate
+from psedge.worker.evaluation import check_fit, evaluate
 from psedge.worker.objectives import accuracy, cross_entropy
 
 CPU = torch.device("cpu")
@@ -106,3 +108,15 @@ def test_a_diverged_model_has_no_loss_that_json_cannot_carry(model: nn.Module) -
     result = evaluate(model, source(), cross_entropy, {"accuracy": accuracy}, CPU)
     assert result.loss is None
     assert msgspec.json.decode(msgspec.json.encode(result), type=Evaluation) == result
+
+
+def test_test_data_that_do_not_fit_are_told_before_training(model: nn.Module) -> None:
+    config = ModelConfig("mine:net")
+    check_fit(model, source(), cross_entropy, {"accuracy": accuracy}, CPU, config)
+    inputs = np.zeros((20, 6), np.float32)
+    nine = ArraySource("ours.npz", inputs, np.array([0] * 19 + [9]))
+    with pytest.raises(DataError, match=r"ours\.npz has 10 classes, but the model has 3 outputs"):
+        check_fit(model, nine, cross_entropy, {}, CPU, config)
+    wide = ArraySource("wide.npz", np.zeros((20, 7), np.float32), np.zeros(20, np.int64))
+    with pytest.raises(ModelError, match=r"mine:net cannot be measured on wide\.npz"):
+        check_fit(model, wide, cross_entropy, {}, CPU, config)

@@ -12,9 +12,11 @@ import safetensors.torch
 import torch
 from torch import nn
 
+from psedge.config import OBJECT
 from psedge.export import export, load_run
+from psedge.measure import measure
 from psedge.protocol.disk import Disk
-from psedge.protocol.errors import ConfigError
+from psedge.protocol.errors import ConfigError, ModelError
 from psedge.protocol.layout import Layout, TensorSpec
 from psedge.protocol.shards import GroupSettings, OptimizerSettings
 from psedge.supervisor.checkpoint import CheckpointMeta, CheckpointStore
@@ -77,6 +79,21 @@ def test_a_run_without_an_end_has_no_result(folder: Path) -> None:
     assert load_run(folder).result == {}
 
 
+@pytest.mark.parametrize("place", ["model.factory", "model.loss", "data.dataset"])
+def test_a_run_of_python_objects_can_be_exported_but_not_measured(
+    place: str, folder: Path, tmp_path: Path
+) -> None:
+    config = {"model": {"factory": "mlp"}, "data": {"dataset": "digits"}}
+    experiment = load_config(config, [f"{place}='{OBJECT}'"])
+    (folder / "config.toml").write_text(to_toml(experiment))
+    run = load_run(folder)
+    export(run, tmp_path / "model.pt")
+    with pytest.raises(
+        ConfigError, match="brought its own model, loss or data set: take the model"
+    ):
+        measure(run, data=tmp_path)
+
+
 def test_mistakes_are_one_clear_line(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="nowhere is no run folder"):
         load_run(tmp_path / "nowhere")
@@ -93,3 +110,16 @@ def test_mistakes_are_one_clear_line(folder: Path, tmp_path: Path) -> None:
     (folder / "checkpoints" / "000000000040" / "checkpoint.json").unlink()
     with pytest.raises(ConfigError, match="no usable checkpoint: wait"):
         load_run(folder)
+
+
+def test_a_model_that_is_not_the_configs_is_one_line(folder: Path) -> None:
+    (folder / "config.toml").write_text(
+        to_toml(
+            load_config(
+                {"name": "demo", "model": {"factory": "mlp"}, "data": {"dataset": "digits"}}
+            )
+        )
+    )
+    with pytest.raises(ModelError, match=r"not the mlp of its config: layers\.0\.weight") as caught:
+        measure(load_run(folder), data=folder, device="cpu")
+    assert "\n" not in str(caught.value)

@@ -19,7 +19,7 @@ from psedge.own_packages import packages_of
 from psedge.protocol.errors import ConfigError, PsedgeError, TrainingError, UserError
 from psedge.protocol.messages import STATUS, STOP
 from psedge.protocol.status import Status, WorkerStatus
-from psedge.run_folder import choose_folder
+from psedge.run_folder import choose_folder, make_folder
 from psedge.server.config import OptimizerConfig
 from psedge.terminal import conclusion
 from psedge.worker.config import DataConfig, ModelConfig
@@ -69,6 +69,7 @@ class World:
         self.children: dict[str, FakeChild] = {}
         self.shown: list[Status] = []
         self.stops: list[str] = []
+        self.failures: list[str] = []
         self.looks = 0
         self.seconds = 0.0
         self.launch = Launch(
@@ -101,7 +102,8 @@ class World:
     ) -> Awaitable[memoryview] | memoryview:
         assert url == "http://127.0.0.1:45678"
         if path == STOP:
-            self.stops.append(json.loads(parts[0])["reason"])
+            stop = json.loads(parts[0])
+            (self.failures if stop["failed"] else self.stops).append(stop["reason"])
             return memoryview(b"{}")
         assert path == STATUS
         self.looks += 1
@@ -191,8 +193,11 @@ def test_without_any_worker_the_run_ends_with_the_workers_error() -> None:
         world.children["worker-2"].exit_code = 2
         return Status(run="small", phase="waiting")
 
+    world = World(script)
     with pytest.raises(UserError, match=r"^worker-1: last words"):
-        World(script).run()
+        world.run()
+    assert world.failures == ["worker-1: last words of worker-1"], "the run folder says the same"
+    assert world.stops == []
 
 
 def test_workers_of_other_machines_keep_the_run_alive() -> None:
@@ -214,6 +219,32 @@ def test_a_further_server_that_cannot_start_ends_a_waiting_run() -> None:
 
     with pytest.raises(TrainingError, match=r"^server-1: last words"):
         World(script).run()
+
+
+def test_a_killed_child_is_noted_by_its_signal_and_not_by_its_log() -> None:
+    def script(world: World, look: int) -> Status:
+        world.children["worker-1"].exit_code = -9
+        world.children["worker-1"].words = "ended by SIGKILL; it ends with:\n    all was well"
+        if look < 3:
+            return training(look)
+        world.children["server-0"].exit_code = 0
+        return Status(run="small", phase="finished")
+
+    world = World(script)
+    world.run()
+    notes = {note for status in world.shown for note in status.notes}
+    assert notes == {"worker-1: ended by SIGKILL (see out/logs/worker-1.log)"}
+
+
+def test_an_interrupt_that_meets_a_run_at_its_end_is_no_failure() -> None:
+    def script(world: World, look: int) -> Status:
+        if look == 2:
+            # It had closed its door already, and the signal met it on its way out.
+            world.launch.interrupt()
+            world.children["server-0"].exit_code = -15
+        return training(look)
+
+    assert World(script).run().phase == "training"
 
 
 def test_the_first_interrupt_stops_in_order() -> None:
@@ -272,6 +303,16 @@ def test_a_run_allows_what_its_own_config_names() -> None:
     )
     assert packages_of(experiment) == ("psedge_extras", "mine", "losses")
     assert packages_of(Experiment(data=DataConfig("torchvision:MNIST"))) == ()
+
+
+def test_a_run_folder_that_cannot_be_made_is_one_clear_line(tmp_path: Path) -> None:
+    make_folder(tmp_path / "a" / "b")
+    make_folder(tmp_path / "a" / "b")
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=r"cannot make the run folder .*file.*--out"):
+        make_folder(tmp_path / "file" / "run")
+    with pytest.raises(ConfigError, match=r"cannot make the run folder"):
+        make_folder(tmp_path / "file")
 
 
 def test_run_folders(tmp_path: Path) -> None:

@@ -107,7 +107,7 @@ def test_schedules_that_cannot_be(config: ScheduleConfig, epoch: int, says: str)
 
 def test_sync_settings_are_the_configs() -> None:
     config = SyncConfig("asp", staleness_bound=7, lag_bound=9, lag_action="refuse", local_steps=4)
-    assert sync_settings(config) == SyncSettings("asp", 7, 9, "refuse", 4)
+    assert sync_settings(config) == SyncSettings("asp", 7, 9, "refuse", local_steps=4)
 
 
 def test_neighbours_of_one_group_are_one_segment() -> None:

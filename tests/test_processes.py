@@ -142,7 +142,7 @@ def test_a_worker_may_come_before_the_server_and_leave_in_the_middle(psedge: Pro
         port = probe.getsockname()[1]
     url = f"http://127.0.0.1:{port}"
     early = psedge("worker", "--join", url, "--name", "early")
-    early.expect("does not answer; trying again")
+    early.expect("Connection refused; trying again")
     server = psedge("server", write_config(psedge, length=40), "--port", port, "--out", "run")
     early.expect("early trains on")
     late = psedge("worker", "--join", url, "--name", "late")
@@ -153,6 +153,46 @@ def test_a_worker_may_come_before_the_server_and_leave_in_the_middle(psedge: Pro
     assert server.exit_code() == 0, server.output()
     result = json.loads((psedge.folder / "run" / "result.json").read_text())
     assert result["samples_seen"] == 40 * 640
+
+
+def test_a_supervisor_that_was_killed_comes_back_to_its_servers_and_workers(
+    psedge: Processes,
+) -> None:
+    config = write_config(psedge, servers=2, length=30)
+    server, url = start_server(psedge, config, "--out", "run")
+    further = psedge("server", "--join", url, "--port", 0)
+    worker = psedge("worker", "--join", url, "--name", "pi")
+    checkpoints = psedge.folder / "run" / "checkpoints"
+    until(lambda: any(checkpoints.glob("*/checkpoint.json")), "a checkpoint")
+    server.send(signal.SIGKILL)
+    server.exit_code()
+    again = psedge("server", config, "--port", url.rpartition(":")[2], "--out", "run", "--resume")
+    assert again.exit_code() == 0, again.output()
+    assert further.exit_code() == 0, further.output()
+    assert worker.exit_code() == 0, worker.output()
+    result = json.loads((psedge.folder / "run" / "result.json").read_text())
+    assert result["phase"] == "finished"
+    # Shards are saved one after the other: one of them may have seen a push more than the first.
+    assert 0 <= result["samples_seen"] - 30 * 640 <= 16
+    assert result["resumed_from_samples"] > 0
+    for process in (again, further, worker):
+        assert "Traceback" not in process.output()
+
+
+def test_something_else_at_the_address_is_one_line_for_everybody(psedge: Processes) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        url = f"http://127.0.0.1:{other.getsockname()[1]}"
+        processes = [psedge("status", "--join", url), psedge("server", "--join", url, "--port", 0)]
+        callers = [other.accept()[0] for _ in processes]
+        for caller in callers:
+            caller.sendall(b"SSH-2.0-OpenSSH_9.6\r\n")
+        for process, caller in zip(processes, callers, strict=True):
+            assert process.exit_code() == 2, process.output()
+            caller.close()
+            last = process.output().splitlines()[-1]
+            assert last.startswith(f"error: something answers at {url}, but not as psedge does")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -198,8 +238,8 @@ def test_a_port_that_is_taken_is_one_line(psedge: Processes) -> None:
 
 
 def test_a_worker_imports_nothing_that_its_operator_did_not_allow(psedge: Processes) -> None:
-    module = "print('imported')\nfrom torch import nn\ndef net():\n    return nn.Linear(64, 10)\n"
-    (psedge.folder / "trojan.py").write_text(module)
+    make = "def net():\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))\n"
+    (psedge.folder / "trojan.py").write_text(f"print('imported')\nfrom torch import nn\n{make}")
     config = write_config(psedge)
     config.write_text(config.read_text().replace("digits-cnn", "trojan:net"))
     _, url = start_server(psedge, config)

@@ -4,133 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable
 from pathlib import Path
 from typing import Any
 
-import msgspec
-import numpy as np
 import pytest
-from tiny_cluster import HOME, Network, TestClock
+from supervisor_rig import LAYOUT, SETTINGS, Rig, model_state, run
+from tiny_cluster import HOME
 
 from psedge.protocol import messages
 from psedge.protocol.address import Address
 from psedge.protocol.bundle import pack
-from psedge.protocol.calls import ask, ask_bytes
-from psedge.protocol.disk import Disk
+from psedge.protocol.calls import ask_bytes
 from psedge.protocol.errors import RefusedError
-from psedge.protocol.layout import Layout, TensorSpec
-from psedge.protocol.shards import GroupSettings, OptimizerSettings
-from psedge.protocol.status import Status
 from psedge.protocol.version import __version__
 from psedge.protocol.wire import WIRE_VERSION
-from psedge.server.service import ShardService
-from psedge.supervisor.checkpoint import CheckpointStore
-from psedge.supervisor.keeper import Keeper
-from psedge.supervisor.model_state import ModelState
-from psedge.supervisor.recorder import Recorder
-from psedge.supervisor.service import Supervisor
-from psedge.supervisor.setup import RunSetup
-from psedge.toml_config import load_config
-
-LAYOUT = Layout((TensorSpec("weight", (10,), "float32", "parameter", 0),))
-SETTINGS = OptimizerSettings("sgd", (GroupSettings(lr=0.1),))
-
-
-def model_state() -> ModelState:
-    return ModelState(
-        LAYOUT,
-        SETTINGS,
-        (0,),
-        np.zeros(10, np.float32),
-        np.zeros(0, np.float32),
-        np.zeros(0, np.uint8),
-        np.zeros(0, np.uint8),
-    )
-
-
-class Rig:
-    """A supervisor with its servers, asked as workers and servers ask it."""
-
-    def __init__(self, folder: Path, *, train_samples: int | None = 64, **cluster: Any) -> None:
-        self.clock, self.network = TestClock(), Network()
-        self.notes: list[str] = []
-        self.folder = folder
-        settings = {"servers": 2, "workers": 2, "wait_seconds": 5.0, "lease_seconds": 4.0}
-        experiment = load_config(
-            {
-                "model": {"factory": "mlp"},
-                "data": {"dataset": "npz", "path": "x.npz", "batch_size": 4},
-                "schedule": {"length": 1},
-                "cluster": {**settings, "range_batches": 4, **cluster},
-            }
-        )
-        setup = RunSetup("run", str(folder), experiment, model_state(), train_samples)
-        disk = Disk(folder)
-        keeper = Keeper(
-            setup,
-            Recorder(disk, self.clock, self.notes.append),
-            CheckpointStore(disk, 2, self.notes.append),
-            self.clock,
-        )
-        self.supervisor = Supervisor(
-            setup,
-            keeper,
-            clock=self.clock,
-            transport=self.network,
-            token="",
-            notify=self.notes.append,
-        )
-        self.services = [ShardService() for _ in range(settings["servers"])]
-        self.network.routes[HOME.url] = self.supervisor.routes()
-
-    async def ask(self, path: str, message: msgspec.Struct) -> Any:
-        reply_type = messages.PATHS[path][1]
-        assert reply_type is not None
-        return await ask(self.network, HOME, path, message, reply_type)
-
-    async def register(self, *servers: int) -> None:
-        for server in servers:
-            url = f"http://10.0.0.{server}:7700"
-            self.network.routes[url] = self.services[server].routes()
-            await self.ask(
-                messages.REGISTER,
-                messages.Register(__version__, WIRE_VERSION, f"10.0.0.{server}", 7700, server),
-            )
-
-    async def beat(self, server: int) -> None:
-        self.services[server].server = server
-        await self.ask(messages.SERVER_HEARTBEAT, self.services[server].report())
-
-    async def join(self, name: str, incarnation: int = 1, **fields: Any) -> Any:
-        fields = {"layout_digest": LAYOUT.digest(), "dataset_samples": 64, **fields}
-        join = messages.Join(
-            psedge=__version__,
-            wire=WIRE_VERSION,
-            name=name,
-            incarnation=incarnation,
-            device="test",
-            loader=True,
-            **fields,
-        )
-        return await self.ask(messages.JOIN, join)
-
-    async def claim(self, worker: int, incarnation: int = 1, *, idle: bool = False) -> Any:
-        return await self.ask(messages.CLAIM, messages.Claim(worker, incarnation, idle))
-
-    async def status(self) -> Status:
-        return await self.ask(messages.STATUS, messages.Acknowledged())  # type: ignore[no-any-return]
-
-    async def started(self) -> None:
-        await self.register(0, 1)
-        with pytest.raises(RefusedError):
-            await self.join("a", 1)
-        await self.join("b", 2)
-        await self.join("a", 1)
-
-
-def run(work: Awaitable[None]) -> None:
-    asyncio.run(asyncio.wait_for(work, 30))  # type: ignore[arg-type]
 
 
 def test_another_wire_version_is_refused_naming_both(tmp_path: Path) -> None:
@@ -286,5 +173,32 @@ def test_a_model_is_brought_once(tmp_path: Path) -> None:
                 timeout_seconds=1.0,
             )
         assert refused.value.code == "conflict"
+
+    run(story())
+
+
+def test_a_server_is_not_taken_for_another_of_its_number(tmp_path: Path) -> None:
+    async def story() -> None:
+        rig = Rig(tmp_path)
+        await rig.register(0, 1)
+        service = rig.services[1]
+        service.server, service.incarnation = 1, 99
+        reply = await rig.ask(messages.SERVER_HEARTBEAT, service.report())
+        assert reply.command == "register", "it knew an earlier supervisor of this run"
+
+    run(story())
+
+
+def test_a_model_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    class Endless:
+        path, peer, token, length = messages.DEFINE, "", "", 2**40
+
+        async def read_into(self, buffer: memoryview) -> None:
+            raise AssertionError("nobody needs a byte of it")
+
+    async def story() -> None:
+        define = Rig(tmp_path).supervisor.routes()[messages.DEFINE]
+        with pytest.raises(RefusedError, match="has its model already"):
+            await define(Endless())
 
     run(story())

@@ -139,8 +139,17 @@ def test_mistakes_in_files_name_the_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is a folder"):
         load_config(tmp_path)
     good.write_bytes(b"\xff\xfe")
-    with pytest.raises(ConfigError, match="cannot be read"):
+    with pytest.raises(ConfigError, match="is no text; a config is a TOML file"):
         load_config(good)
+
+
+def test_a_mistake_in_a_flag_is_not_blamed_on_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "digits.toml"
+    file.write_text("seed = 1\n")
+    with pytest.raises(ConfigError, match=r'^--set: \[optimizer\] has no key "rate"'):
+        load_config(file, ["optimizer.rate=1"])
+    with pytest.raises(ConfigError, match=r'^--set: the experiment has no key "optimiser"'):
+        load_config(file, ["optimiser.lr=1"])
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -215,9 +216,24 @@ def test_the_summary_tells_result_files_and_next_step(tmp_path) -> None:
         assert said in text, said
     early = drawn(summary({**result, "phase": "stopped"}, tmp_path, None), 300)
     assert "--resume" not in early, "there is no checkpoint to resume from"
-    (tmp_path / "checkpoints").mkdir()
+    checkpoint = tmp_path / "checkpoints" / "000000000064" / "checkpoint.json"
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.touch()
     stopped = drawn(summary({**result, "phase": "stopped"}, tmp_path, None), 300)
     assert f"--out {tmp_path} --resume" in stopped
+
+
+@pytest.mark.parametrize("phase", ["finished", "stopped"])
+def test_a_run_of_python_objects_is_offered_no_command_that_cannot_work(
+    phase: str, tmp_path: Path
+) -> None:
+    checkpoint = tmp_path / "checkpoints" / "000000000064" / "checkpoint.json"
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.touch()
+    text = drawn(summary({"phase": phase}, tmp_path, None, of_objects=True), 300)
+    assert "--resume" not in text
+    assert "psedge eval" not in text
+    assert (f"psedge export {tmp_path}" in text) == (phase == "finished")
 
 
 @pytest.mark.parametrize(

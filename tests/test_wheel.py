@@ -1,17 +1,26 @@
-"""The built wheel holds what the checkout holds: the rooms behind the symlinks included."""
+"""The built wheel holds what the checkout holds, and the source archive what a build needs.
+
+The rooms behind the symlinks are included; the C++ sources of the kernels become one module.
+"""
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
+import sysconfig
+import tarfile
 import zipfile
 from pathlib import Path
 
 import pytest
 
+from psedge.compression import native
+
 ROOT = Path(__file__).parents[1]
 ROOMS = ("server", "worker", "compression", "protocol")
+KERNELS = "psedge/compression/kernels/"
 NOT_SHIPPED = shutil.ignore_patterns("__pycache__", "*.pyc", "*.so", ".*")
 
 
@@ -46,10 +55,36 @@ def test_the_wheel_holds_every_file_of_the_checkout(source: Path, shipped: list[
         if room.is_dir() and folder.suffix != ".egg-info":
             files = (path for path in room.rglob("*") if path.is_file())
             expected |= {f"psedge/{folder.name}/{path.relative_to(room)}" for path in files}
+    expected = {name for name in expected if not name.startswith(KERNELS)}
+    if native.NATIVE:
+        expected.add(f"psedge/compression/_kernels{sysconfig.get_config_var('EXT_SUFFIX')}")
     modules = {name for name in shipped if ".dist-info/" not in name}
     assert modules == expected
     for room in ROOMS:
         assert any(name.startswith(f"psedge/{room}/") for name in modules), room
+
+
+def test_the_source_archive_builds_the_kernels_anywhere(source: Path, tmp_path: Path) -> None:
+    build = "from setuptools import build_meta; build_meta.build_sdist({!r})"
+    command = [sys.executable, "-c", build.format(str(tmp_path))]
+    done = subprocess.run(command, cwd=source, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (archive,) = tmp_path.glob("psedge-*.tar.gz")
+    with tarfile.open(archive) as tar:
+        inside = {member.name.partition("/")[2] for member in tar if member.isfile()}
+    assert {f"{KERNELS}{path.name}" for path in (ROOT / "compression/kernels").iterdir()} <= inside
+    assert {"setup.py", "pyproject.toml", "LICENSE", "psedge/compression/_kernels.pyi"} <= inside
+
+
+def test_an_install_without_a_compiler_succeeds(source: Path, tmp_path: Path) -> None:
+    environment = {**os.environ, "CC": "no-such-compiler", "CXX": "no-such-compiler"}
+    command = [sys.executable, "setup.py", "--quiet", "build", "-b", str(tmp_path)]
+    done = subprocess.run(
+        command, cwd=source, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert list(tmp_path.rglob("half_precision.py"))
+    assert not list(tmp_path.rglob("_kernels*.so"))
 
 
 def test_the_wheel_has_the_command_and_the_licence(shipped: list[str]) -> None:

@@ -54,7 +54,7 @@ def test_a_worker_may_be_started_before_the_server() -> None:
     desk.answers(messages.HELLO, HELLO)
     desk.network.lose_request[messages.HELLO] = 30
     assert run(desk.client.reach()) == HELLO
-    assert "does not answer; trying again" in desk.notes[0]
+    assert desk.notes[0] == "http://supervisor:7700 is not there; trying again"
     assert "answers again" in desk.notes[-1]
     reminders = [note for note in desk.notes if "trying on" in note]
     assert 1 <= len(reminders) <= desk.clock.now() / 10

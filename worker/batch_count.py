@@ -13,11 +13,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from psedge.protocol.errors import ModelError
+
 
 class BatchCount:
-    """Counts forward passes in training mode and with gradients, until `remove`."""
+    """Counts forward passes in training mode and with gradients, until `remove`.
+
+    Raises ModelError for what is no model.
+    """
 
     def __init__(self, model: nn.Module) -> None:
+        if not isinstance(model, nn.Module):
+            raise ModelError(f"the model must be a torch.nn.Module, not {type(model).__name__}")
         self._samples = 0
         self._handle = model.register_forward_pre_hook(self._count, with_kwargs=True)
 

@@ -19,6 +19,7 @@ from psedge.protocol.errors import (
     PsedgeError,
     RefusedError,
     UnreachableError,
+    not_psedge,
 )
 from psedge.protocol.layout import Layout
 from psedge.protocol.messages import (
@@ -50,6 +51,7 @@ CLAIM_TIMEOUT_SECONDS = 40.0
 #: A model is sent or its frozen part received over a link at least this fast.
 SLOWEST_LINK_BYTES_PER_SECOND = 50_000
 DEFAULT_TIMEOUT_SECONDS = 10.0
+HELLO_TIMEOUT_SECONDS = 5.0
 
 Reply = TypeVar("Reply")
 
@@ -83,16 +85,18 @@ class SupervisorClient:
         Raises AddressError when time is up or something else answers at this address.
         """
         outage = self.outage()
+        started = self._clock.now()
         while True:
             try:
                 reply = await self.hello()
             except UnreachableError as error:
-                if patience_seconds is not None and outage.seconds >= patience_seconds:
+                waited = self._clock.now() - started
+                if patience_seconds is not None and waited >= patience_seconds:
                     raise AddressError(
                         f"{self.address.url} does not answer: {error}. Is `psedge server` "
                         "running there, with --host if it is another machine?"
                     ) from error
-                await outage.pause()
+                await outage.pause(str(error))
             else:
                 outage.answered()
                 return reply
@@ -101,13 +105,18 @@ class SupervisorClient:
         """Raises AddressError when the node is no supervisor, or of another version."""
         url = self.address.url
         try:
-            reply = await self._ask(messages.HELLO, Hello(__version__, WIRE_VERSION), HelloReply)
+            reply = await self._ask(
+                messages.HELLO,
+                Hello(__version__, WIRE_VERSION),
+                HelloReply,
+                timeout_seconds=HELLO_TIMEOUT_SECONDS,
+            )
         except RefusedError as error:
             if error.code == "not-ready":
-                raise UnreachableError(str(error)) from error
-            raise AddressError(f"{url} answers, but not as psedge does: {error}") from error
+                raise UnreachableError(f"{url} answers that {error}") from error
+            raise not_psedge(url, error) from error
         except FrameError as error:
-            raise AddressError(f"{url} answers, but not as psedge does: {error}") from error
+            raise not_psedge(url, error) from error
         if reply.wire != WIRE_VERSION:
             raise AddressError(
                 f"{url} runs psedge {reply.psedge} (wire version {reply.wire}), this machine "

@@ -9,11 +9,50 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from psedge.protocol.errors import ModelError
 from psedge.protocol.status import Evaluation
-from psedge.worker.datasets.source import Source
+from psedge.worker.config import ModelConfig
+from psedge.worker.datasets.source import LimitedSource, Source
+from psedge.worker.label_check import LabelCheck
 from psedge.worker.objectives import Loss, Metric
 
 PRECISIONS = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def check_fit(
+    model: nn.Module,
+    source: Source,
+    loss: Loss,
+    metrics: Mapping[str, Metric],
+    device: torch.device,
+    config: ModelConfig,
+) -> None:
+    """Measure two samples, so that a mistake is told before a long training and not after it.
+
+    Raises DataError, ConfigError or ModelError if labels, loss, metrics or model do not fit.
+    """
+    two = LimitedSource(source, 2)
+    labels = LabelCheck(source, config)
+
+    def checked(output: Tensor, target: Tensor) -> Tensor:
+        labels.learn(output)
+        labels.check(target)
+        return loss(output, target)
+
+    try:
+        evaluate(
+            model,
+            two,
+            checked,
+            metrics,
+            device,
+            precision=config.precision,
+            channels_last=config.channels_last,
+        )
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        raise ModelError(
+            f"the model {config.factory} cannot be measured on {source.name}: {error}"
+        ) from error
 
 
 def evaluate(

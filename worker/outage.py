@@ -41,20 +41,21 @@ class Outage:
         """How long it has lasted; 0 when there is none."""
         return self._clock.now() - self._since if self._failures else 0.0
 
-    async def pause(self) -> None:
+    async def pause(self, why: str = "") -> None:
         """Count a failure, and sleep before the next try.
 
         The first failure is not told: a kept connection that the peer closed just now looks the
-        same, and the next try mends it.
+        same, and the next try mends it. why: it failed to connect at all, so that it is told.
         """
         now = self._clock.now()
         self._failures += 1
         if self._failures == 1:
             self._since = now
-        elif self._last_line is None:
-            self._notify(f"{self._who} does not answer; trying again")
+        told_at = self._last_line
+        if told_at is None and (why or self._failures > 1):
+            self._notify(f"{why or f'{self._who} does not answer'}; trying again")
             self._last_line = now
-        elif now - self._last_line >= REMINDER_SECONDS:
+        elif told_at is not None and now - told_at >= REMINDER_SECONDS:
             self._notify(f"{self._who} has not answered for {now - self._since:.0f} s; trying on")
             self._last_line = now
         ceiling = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2 ** min(self._failures, 16))

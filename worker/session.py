@@ -32,6 +32,7 @@ from psedge.protocol.wire import WIRE_VERSION
 from psedge.worker.binding import Binding
 from psedge.worker.client import ExchangeResult, Push, Rejoin, ShardClient, StopTraining
 from psedge.worker.control import POLL_SECONDS, SupervisorClient
+from psedge.worker.finite_check import FiniteCheck
 from psedge.worker.metrics import Metrics
 from psedge.worker.outage import Notify
 
@@ -81,6 +82,7 @@ class Session:
         self._name = identity.name
         self._joined: JoinReply | None = None
         self._client: ShardClient | None = None
+        self._finite = FiniteCheck()
         self._lost = False
         self._interrupt = asyncio.Event()
         self._heartbeats: asyncio.Task[None] | None = None
@@ -111,7 +113,10 @@ class Session:
         if experiment.layout is not None:
             difference = self.binding.layout.difference(experiment.layout)
             if difference is not None:
-                raise ModelError(f"this worker's model is not the servers': {difference}")
+                raise ModelError(
+                    f"this worker's model is not the servers': {difference}; every worker needs "
+                    "the model that the run began with"
+                )
         await self._enter()
         if len(self.binding.frozen):
             body = await self._supervisor.frozen(len(self.binding.frozen))
@@ -168,6 +173,7 @@ class Session:
         """One step of a user's own loop: read, push, receive, write, zero the gradients.
 
         None: the gradient was lost because the worker had to join again; the model is fresh.
+        Raises TrainingError when gradients are not finite numbers time after time.
         """
         self.binding.read_gradients()
         result = None
@@ -177,6 +183,8 @@ class Session:
         except Rejoin:
             await self.rejoin()
         self.binding.zero_gradients()
+        if result is not None:
+            self._finite.judge(result)
         return result
 
     async def claim(self, *, idle: bool) -> ClaimReply:

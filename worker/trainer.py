@@ -16,18 +16,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from psedge.protocol.errors import DataError, ModelError, PsedgeError, TrainingError
+from psedge.protocol.errors import ModelError, PsedgeError, TrainingError
 from psedge.protocol.ports import Clock
 from psedge.worker.client import ExchangeResult, Push, Rejoin, StopTraining
 from psedge.worker.config import DataConfig, ModelConfig, WorkerConfig
 from psedge.worker.datasets.source import Source
 from psedge.worker.feed import Batch, BatchFeed, Compute, FeedSettings
+from psedge.worker.finite_check import FiniteCheck
 from psedge.worker.gradient import GradientStep, Loss
+from psedge.worker.label_check import LabelCheck
 from psedge.worker.local_steps import LocalSteps
 from psedge.worker.session import Session
-
-#: So many pushes in a row with NaN or Inf in them end the training.
-NONFINITE_LIMIT = 5
 
 T = TypeVar("T")
 
@@ -78,13 +77,13 @@ class Trainer:
             channels_last=plan.model.channels_last,
             clip_norm=plan.worker.clip_norm,
         )
+        self._labels = LabelCheck(source, plan.model)
         settings = FeedSettings(plan.data.batch_size, plan.worker.accumulate, plan.seed)
-        self._feed = BatchFeed(session, source, settings, clock, load, self._check_labels)
-        self._outputs: int | None = None
+        self._feed = BatchFeed(session, source, settings, clock, load, self._labels.check)
         self._local: LocalSteps | None = None
         self._exchange: asyncio.Future[ExchangeResult] | None = None
         self._outgoing = np.empty_like(session.binding.gradients) if plan.worker.overlap else None
-        self._nonfinite = 0
+        self._finite = FiniteCheck()
 
     def probe(self) -> None:
         """Put two samples through the model, without learning from them.
@@ -99,8 +98,8 @@ class Trainer:
         try:
             with torch.no_grad():
                 output = self._step.forward(inputs)
-                self._set_outputs(output)
-                self._check_labels(targets)
+                self._labels.learn(output)
+                self._labels.check(targets)
                 self._step.loss(output, targets)
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
             raise self._misfit(inputs, targets, error) from error
@@ -114,7 +113,7 @@ class Trainer:
         """
         failure = ""
         try:
-            if self._outputs is None:
+            if not self._labels.ready:
                 await self._compute(self.probe)
             torch.manual_seed(self._plan.seed + self._session.joined.worker)
             await self._train()
@@ -145,7 +144,7 @@ class Trainer:
             return await self._feed.refill()
         if self._outgoing is None:
             push = await self._compute(lambda: self._session.encode(samples))
-            self._judge(await self._session.send(push))
+            self._finite.judge(await self._session.send(push))
         else:
             await self._finish_exchange()
             push = await self._compute(lambda: self._encode_and_take(samples))
@@ -208,7 +207,7 @@ class Trainer:
     async def _finish_exchange(self) -> None:
         if self._exchange is not None:
             exchange, self._exchange = self._exchange, None
-            self._judge(await exchange)
+            self._finite.judge(await exchange)
 
     async def _abandon(self) -> None:
         """Give up what is on its way: the exchange, and batches that were claimed."""
@@ -226,42 +225,6 @@ class Trainer:
             await self._clock.sleep((self._pace - 1.0) * elapsed)
         self._session.metrics.compute_seconds += self._pace * elapsed
         return result
-
-    def _judge(self, result: ExchangeResult) -> None:
-        self._nonfinite = self._nonfinite + 1 if result.nonfinite else 0
-        if self._nonfinite >= NONFINITE_LIMIT:
-            raise TrainingError(
-                f"{NONFINITE_LIMIT} gradients in a row were not finite numbers (NaN or Inf), so "
-                "nothing can be learned. Likely causes: optimizer.lr is too high (try a tenth, or "
-                "schedule.warmup), inputs are not normalised or hold NaN, the loss divides by zero "
-                'or takes a logarithm of it, or model.precision = "float16" overflows (try '
-                '"bfloat16"). worker.clip_norm limits large gradients, not NaN.'
-            )
-
-    def _set_outputs(self, output: object) -> None:
-        """Learn how many classes the model tells apart, and check that the data set has no more."""
-        is_labels = self._plan.model.loss == "cross-entropy" and isinstance(output, Tensor)
-        self._outputs = 0
-        if not is_labels or not isinstance(output, Tensor) or output.ndim < 2:
-            return
-        self._outputs = output.shape[1]
-        if self._source.classes is not None and self._source.classes > self._outputs:
-            raise DataError(
-                f"{self._source.name} has {self._source.classes} classes, but the model has "
-                f"{self._outputs} outputs: set the number of classes in model.arguments"
-            )
-
-    def _check_labels(self, targets: Tensor) -> None:
-        """Before the loss sees them: on a GPU a bad label ends the whole process."""
-        if not self._outputs or targets.is_floating_point() or not targets.numel():
-            return
-        ignored = self._plan.model.loss_arguments.get("ignore_index", -100)
-        wrong = targets[((targets < 0) | (targets >= self._outputs)) & (targets != ignored)]
-        if len(wrong):
-            raise DataError(
-                f"{self._source.name} has the label {int(wrong[0])}, but the model has "
-                f"{self._outputs} outputs: labels must lie in 0..{self._outputs - 1}"
-            )
 
     def _misfit(self, inputs: Tensor, targets: Tensor, error: Exception) -> ModelError:
         return ModelError(

@@ -81,6 +81,11 @@ class CheckpointStore:
         self._notify = notify
         self._guard = WriteGuard(notify)
 
+    @property
+    def problem(self) -> str:
+        """Why the last checkpoint could not be written, or nothing."""
+        return self._guard.problem
+
     async def save(self, meta: CheckpointMeta, vectors: Mapping[str, NDArray[Any]]) -> bool:
         """Write a checkpoint at `meta.samples`, in place of any that is there already.
 
@@ -179,7 +184,7 @@ class CheckpointStore:
         return content
 
     def _damaged(self, folder: str, why: str) -> None:
-        self._notify(f"the checkpoint {folder} is damaged ({why}); looking for an older one")
+        self._notify(f"the checkpoint {folder} is damaged and passed over ({why})")
 
 
 def _digest(parts: Sequence[Buffer]) -> str:

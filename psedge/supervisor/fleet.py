@@ -94,6 +94,8 @@ class Fleet:
         if report.server >= len(self.servers):
             return False
         entry = self.servers[report.server]
+        if entry.incarnation != report.incarnation:
+            return False
         entry.last_seen = now
         entry.report = report
         return True

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 
+from psedge.protocol.errors import PsedgeError, TrainingError
 from psedge.protocol.ports import Clock
 from psedge.protocol.status import Evaluation, Status
 from psedge.protocol.version import __version__
@@ -20,6 +21,9 @@ from psedge.supervisor.shard_map import join_arrays
 
 #: Seconds over which the rate of a run is measured.
 RATE_WINDOW_SECONDS = 10.0
+#: A trained model that cannot be written, because the disk is full, waits so long for room.
+ROOM_SECONDS = 600.0
+ROOM_POLL_SECONDS = 2.0
 
 
 class Keeper:
@@ -75,20 +79,43 @@ class Keeper:
         await self._record_progress(state, now)
         if self._work is not None and self._work.done():
             work, self._work = self._work, None
-            work.result()
+            try:
+                work.result()
+            except TrainingError as error:
+                # A server that is lost for good is missed by its lease, and that ends the run.
+                state.note(f"no checkpoint this time: {error}")
         if self._work is None:
             checkpoint, evaluate = self._due(state, now)
             if checkpoint or evaluate:
                 self._work = asyncio.create_task(self._keep(state, checkpoint, evaluate))
 
-    async def last(self, state: RunState, now: float, *, evaluate: bool) -> None:
-        """The final checkpoint, and measurement if asked for."""
+    async def last(self, state: RunState, now: float, *, evaluate: bool) -> str:
+        """The final checkpoint, and measurement if asked for.
+
+        Returns why the checkpoint is not on disk, or nothing. While nobody asks for the end, it
+        is tried again for some time: without it the trained model is lost.
+        """
         if self._work is not None:
-            await self._work
+            await asyncio.gather(self._work, return_exceptions=True)
             self._work = None
         self._note_rate(state, now)
         await self._record_progress(state, now)
-        await self._keep(state, checkpoint=True, evaluate=evaluate)
+        model = await self._gather(state)
+        saved = await self._save(state, model)
+        if evaluate:
+            await self._evaluate(state, model)
+        if not saved and state.stop_reason is None:
+            state.note(
+                f"the trained model is not on disk yet: make room for it in {state.setup.folder} "
+                f"within {ROOM_SECONDS / 60:.0f} minutes; Ctrl-C gives it up"
+            )
+        patience = self._clock.now() + ROOM_SECONDS
+        while not saved and state.stop_reason is None and self._clock.now() < patience:
+            await self._clock.sleep(ROOM_POLL_SECONDS)
+            saved = await self._save(state, model)
+        if saved:
+            return ""
+        return f"the last checkpoint could not be written: {self._store.problem}"
 
     async def ended(self, status: Status) -> None:
         """Write what the run came to."""
@@ -111,23 +138,35 @@ class Keeper:
 
     async def _keep(self, state: RunState, checkpoint: bool, evaluate: bool) -> None:
         epochs = state.epochs_done()
-        model = self.model = await self._gather(state)
         if checkpoint:
             every = state.experiment.checkpoint.every_epochs
             self._checkpointed_epochs = epochs - epochs % every
             self._checkpointed_at = self._clock.now()
-            await self._store.save(self._meta(state, model), model.arrays())
-        samples = model.samples_seen()
-        if evaluate and self._setup.evaluator is not None and samples != self._evaluated_samples:
+        if evaluate:
             every = state.experiment.checkpoint.evaluate_every_epochs
             self._evaluated_epochs = epochs - epochs % every
-            self._evaluated_samples = samples
+        model = await self._gather(state)
+        if checkpoint:
+            await self._save(state, model)
+        if evaluate:
             await self._evaluate(state, model)
 
+    async def _save(self, state: RunState, model: ModelState) -> bool:
+        return await self._store.save(self._meta(state, model), model.arrays())
+
     async def _evaluate(self, state: RunState, model: ModelState) -> None:
-        assert self._setup.evaluator is not None
+        """Measure, unless nothing has changed since the last time."""
         samples = model.samples_seen()
-        evaluation = await self._setup.evaluator(model)
+        if self._setup.evaluator is None or samples == self._evaluated_samples:
+            return
+        self._evaluated_samples = samples
+        try:
+            evaluation = await self._setup.evaluator(model)
+        except Exception as error:
+            # Whatever ails the test data, or the user's metric, training is not at fault.
+            what = str(error) if isinstance(error, PsedgeError) else repr(error)
+            state.note(f"the model could not be measured: {what}")
+            return
         self.evaluation = evaluation
         accuracy = evaluation.accuracy
         if accuracy is not None:
@@ -149,7 +188,8 @@ class Keeper:
             [order.assignment for order, _ in found], [arrays for _, arrays in found]
         )
         states = tuple(order.state for order, _ in found if order.state is not None)
-        return state.model.with_vectors(vectors, states)
+        self.model = state.model.with_vectors(vectors, states)
+        return self.model
 
     def _meta(self, state: RunState, model: ModelState) -> CheckpointMeta:
         if state.plan is not None:

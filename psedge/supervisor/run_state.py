@@ -60,6 +60,8 @@ class RunState:
         self.reason = ""
         #: Why the run is to end before its data does; None while it goes on.
         self.stop_reason: str | None = None
+        #: What the run has come to when it ends for that reason.
+        self.stop_phase: Phase = "stopped"
         self.fleet = Fleet(transport, token, self.note)
         self.plan: DataPlan | None = None
         self.sync: SyncSettings = sync_settings(setup.experiment.sync)

@@ -25,13 +25,15 @@ from psedge.protocol.messages import (
     ServerHeartbeatReply,
     Stop,
 )
-from psedge.protocol.ports import Clock, Handler, Incoming, Reply, Transport
+from psedge.protocol.ports import Clock, Handler, Incoming, Reply, Storage, Transport
 from psedge.protocol.shards import ServerReport
 from psedge.protocol.status import Status
 from psedge.protocol.version import __version__
 from psedge.protocol.wire import WIRE_VERSION
+from psedge.supervisor.checkpoint import CheckpointStore
 from psedge.supervisor.keeper import Keeper
 from psedge.supervisor.model_state import ModelState
+from psedge.supervisor.recorder import Recorder
 from psedge.supervisor.roster import Roster
 from psedge.supervisor.run_state import Phase, RunState
 from psedge.supervisor.setup import RunSetup
@@ -50,19 +52,22 @@ class Supervisor:
     def __init__(
         self,
         setup: RunSetup,
-        keeper: Keeper,
+        storage: Storage,
         *,
         clock: Clock,
         transport: Transport,
         token: str,
         notify: Callable[[str], None],
     ) -> None:
+        """storage: the run folder. token: opens the doors of the run's servers."""
         self.state = RunState(setup, transport, token, notify)
-        self._keeper = keeper
+        note = self.state.note
+        store = CheckpointStore(storage, setup.experiment.checkpoint.keep, note)
+        self._keeper = Keeper(setup, Recorder(storage, clock, note), store, clock)
         self._clock = clock
         self._notify = notify
         self._roster = Roster(self.state, clock)
-        self._desk = WorkerDesk(self.state, self._roster, keeper, clock)
+        self._desk = WorkerDesk(self.state, self._roster, self._keeper, clock)
 
     def routes(self) -> dict[str, Handler]:
         return {
@@ -88,7 +93,7 @@ class Supervisor:
 
     async def stop(self, incoming: Incoming) -> Reply:
         message = await read_message(incoming, Stop)
-        self.request_stop(message.reason or "asked to stop")
+        self.request_stop(message.reason or "asked to stop", failed=message.failed)
         return answer(Acknowledged())
 
     async def register(self, incoming: Incoming) -> Reply:
@@ -122,10 +127,11 @@ class Supervisor:
         """The run as people see it."""
         return status_of(self.state, self._keeper, self._clock.now())
 
-    def request_stop(self, reason: str) -> None:
-        """End the run in order; `run()` does the rest."""
+    def request_stop(self, reason: str, *, failed: bool = False) -> None:
+        """End the run in order; `run()` does the rest. failed: nobody wished it."""
         if self.state.stop_reason is None:
             self.state.stop_reason = reason
+            self.state.stop_phase = "failed" if failed else "stopped"
             self._roster.announce()
 
     async def run(self) -> None:
@@ -154,14 +160,17 @@ class Supervisor:
         await self._expire_servers(now)
         if self.state.stop_reason is not None:
             await self._wait_for_workers_to_leave()
-            await self._end("stopped", self.state.stop_reason)
+            unsaved = await self._keep_last(evaluate=False)
+            reasons = [reason for reason in (state.stop_reason, unsaved) if reason]
+            await self._end(state.stop_phase, "; ".join(reasons))
             return
         if state.phase != "training":
             return
         self._roster.count_visited()
         if state.plan is not None and state.plan.finished:
             await self._roster.broadcast()
-            await self._end("finished", "")
+            unsaved = await self._keep_last(evaluate=True)
+            await self._end("failed" if unsaved else "finished", unsaved)
             return
         await self._keeper.tick(state, now)
 
@@ -183,10 +192,16 @@ class Supervisor:
             await until(self._roster.changed, 0.2)
             self.state.membership.expire(self._clock.now())
 
+    async def _keep_last(self, *, evaluate: bool) -> str:
+        """The last checkpoint and measurement come before anyone hears that the run has ended.
+
+        Returns why that checkpoint is not on disk, or nothing.
+        """
+        if self.state.started_at is None:
+            return ""
+        return await self._keeper.last(self.state, self._clock.now(), evaluate=evaluate)
+
     async def _end(self, phase: Phase, reason: str) -> None:
-        """The last checkpoint and measurement come before anyone hears that the run has ended."""
         state = self.state
-        if state.started_at is not None and phase != "failed":
-            await self._keeper.last(state, self._clock.now(), evaluate=phase == "finished")
         state.end(phase, reason, self._clock.now())
         await self._keeper.ended(self.current_status())

@@ -89,11 +89,12 @@ class WorkerDesk:
 
     async def define(self, incoming: Incoming) -> Reply:
         """The first library worker brings the model."""
+        self._require_no_model()
         message, arrays = unpack(await read_body(incoming, MODEL_LIMIT_BYTES), Define)
         require_same_wire(message.psedge, message.wire)
+        # Another worker's model may have come in while this one was on its way.
+        self._require_no_model()
         state = self._state
-        if state.model is not None or state.experiment.model is not None:
-            raise RefusedError("conflict", "this run has its model already")
         if message.optimizer is not None:
             settings, groups = message.optimizer, message.groups
         else:
@@ -116,6 +117,10 @@ class WorkerDesk:
         state.model = model
         self._roster.announce()
         return answer(Acknowledged())
+
+    def _require_no_model(self) -> None:
+        if self._state.model is not None or self._state.experiment.model is not None:
+            raise RefusedError("conflict", "this run has its model already")
 
     async def frozen(self, incoming: Incoming) -> Reply:
         """The frozen tensors' bytes: they never change, so they travel once, at join."""

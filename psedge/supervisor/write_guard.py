@@ -18,21 +18,22 @@ class WriteGuard:
 
     def __init__(self, notify: Callable[[str], None]) -> None:
         self._notify = notify
-        self._failing = False
+        #: Why the last write failed, or nothing.
+        self.problem = ""
 
     async def attempt(self, what: str, write: Awaitable[None]) -> bool:
         """Await `write`. False: it failed, and the user has been told that `what` is missing."""
         try:
             await write
         except OSError as error:
-            if not self._failing:
-                reason = _REASONS.get(error.errno or 0, error.strerror or str(error))
+            reason = _REASONS.get(error.errno or 0, error.strerror or str(error))
+            if not self.problem:
                 self._notify(
                     f"cannot write {what}: {reason}; training goes on, the next write tries again"
                 )
-            self._failing = True
+            self.problem = reason
             return False
-        if self._failing:
+        if self.problem:
             self._notify(f"writing works again: {what}")
-        self._failing = False
+        self.problem = ""
         return True

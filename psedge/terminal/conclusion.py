@@ -14,19 +14,22 @@ from psedge.supervisor.run_rows import RESULT_FILE
 from psedge.terminal.summary import summary
 
 
-def conclude(status: Status, folder: Path, console: Console, started: float) -> int:
+def conclude(
+    status: Status, folder: Path, console: Console, started: float, *, of_objects: bool = False
+) -> int:
     """Draw the learning curve, print the summary; 0 if the run finished or was stopped in order.
 
     started: seconds since 1970; a result of an earlier time belongs to the run that this one
-    continues.
+    continues. of_objects: the run was one of Python objects.
 
     Raises TrainingError when the run left no result.
     """
     result = _result(folder, started)
     if result is None:
-        reason = status.reason or "the supervisor ended without a result"
+        unwritten = [note for note in status.notes if note.startswith("cannot write")]
+        reason = status.reason or "; ".join(unwritten) or "the supervisor ended without a result"
         raise TrainingError(f"{reason}; see {folder / 'logs' / 'server-0.log'}")
-    console.print(summary(result, folder, _plot(folder, console)))
+    console.print(summary(result, folder, _plot(folder, console), of_objects=of_objects))
     return 1 if result.get("phase") == "failed" else 0
 
 

@@ -13,15 +13,19 @@ from rich.table import Table
 from rich.text import Text
 
 from psedge.supervisor.checkpoint import FOLDER as CHECKPOINT_FOLDER
+from psedge.supervisor.checkpoint import META_FILE
 from psedge.terminal import figures
 
 _VERDICT_STYLE = {"finished": "bold green", "stopped": "bold yellow", "failed": "bold red"}
 
 
-def summary(result: Mapping[str, Any], folder: Path, plot: Path | None) -> RenderableType:
+def summary(
+    result: Mapping[str, Any], folder: Path, plot: Path | None, *, of_objects: bool = False
+) -> RenderableType:
     """The figures of `result.json`, where the files are, and what to do next.
 
-    plot: the picture of the learning curve; None when there is none.
+    plot: the picture of the learning curve; None when there is none. of_objects: the run was one
+    of Python objects, which the commands that build the model anew from its name cannot repeat.
     """
     phase = str(result.get("phase", "finished"))
     title = Text.assemble(
@@ -39,7 +43,7 @@ def summary(result: Mapping[str, Any], folder: Path, plot: Path | None) -> Rende
     if plot is not None:
         table.add_row("learning curve", str(plot))
     table.add_row("run folder", str(folder))
-    for label, command in _next_commands(phase, folder):
+    for label, command in _next_commands(phase, folder, of_objects):
         table.add_row(label, Text(command, style="cyan"))
     parts: list[RenderableType] = [Text(), title]
     if result.get("reason"):
@@ -77,15 +81,13 @@ def _rows(result: Mapping[str, Any]) -> list[tuple[str, RenderableType]]:
     return rows
 
 
-def _next_commands(phase: str, folder: Path) -> list[tuple[str, str]]:
+def _next_commands(phase: str, folder: Path, of_objects: bool) -> list[tuple[str, str]]:
     name = shlex.quote(str(folder))
     if phase != "finished":
-        if not (folder / CHECKPOINT_FOLDER).is_dir():
+        if of_objects or not any((folder / CHECKPOINT_FOLDER).glob(f"*/{META_FILE}")):
             return []
         again = f"psedge run {shlex.quote(str(folder / 'config.toml'))} --out {name} --resume"
         return [("to continue", again)]
     model = shlex.quote(str(folder / "model.safetensors"))
-    return [
-        ("measure again", f"psedge eval {name}"),
-        ("take the model", f"psedge export {name} -o {model}"),
-    ]
+    export = ("take the model", f"psedge export {name} -o {model}")
+    return [export] if of_objects else [("measure again", f"psedge eval {name}"), export]

@@ -30,9 +30,11 @@ def read_npz(file: Path, split: str) -> tuple[NDArray[Any], NDArray[Any]]:
     Raises DataError if the file is missing, damaged, lacks an array or holds Python objects.
     """
     try:
+        if not zipfile.is_zipfile(file) and file.exists():
+            raise DataError(
+                f"{file} is no .npz file; write it with numpy.savez(file, x_train=..., ...)"
+            )
         archive = np.load(file, allow_pickle=False)
-        if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise DataError(f"{file} is not a readable .npz file: it holds a single array")
         with archive:
             names = (f"x_{split}", f"y_{split}")
             missing = [name for name in names if name not in archive]
@@ -43,8 +45,15 @@ def read_npz(file: Path, split: str) -> tuple[NDArray[Any], NDArray[Any]]:
                 )
             return archive[names[0]], archive[names[1]]
     except FileNotFoundError:
-        raise DataError(f"there is no data file {file}") from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"there is no data file {file}: see data.path and --data") from None
+    except ValueError as error:
+        if "allow_pickle" not in str(error):
+            raise DataError(f"{file} is not a readable .npz file: {error}") from error
+        raise DataError(
+            f"{file} holds Python objects, which psedge never loads, for they can run code: "
+            "save arrays of numbers"
+        ) from None
+    except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{file} is not a readable .npz file: {error}") from error
 
 

@@ -1,0 +1,44 @@
+"""Lines for people never end a training."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+
+import click
+import pytest
+
+from psedge.terminal.say import say
+
+
+def test_a_full_disk_under_the_log_is_survived(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    say("one")
+    with monkeypatch.context() as patch:
+
+        def full(text: str) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        patch.setattr(click, "echo", full)
+        say("two")
+    say("three")
+    assert capsys.readouterr().out == "one\nthree\n"
+
+
+def test_a_reader_that_has_gone_is_survived() -> None:
+    code = (
+        "import sys\n"
+        "from psedge.terminal.say import say\n"
+        "for number in range(3): say(str(number))\n"
+        "sys.exit(7)\n"
+    )
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, "-c", code], stdout=write, stderr=subprocess.PIPE, text=True, check=False
+    )
+    os.close(write)
+    assert (done.returncode, done.stderr) == (7, "")
