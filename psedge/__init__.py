@@ -14,10 +14,12 @@ from psedge.protocol.version import __version__
 if TYPE_CHECKING:
     from psedge.api import Connection, aconnect, connect
     from psedge.running import run
+    from psedge.worker.client import StopTraining
 
 __all__ = [
     "Connection",
     "PsedgeError",
+    "StopTraining",
     "TrainingError",
     "UserError",
     "__version__",
@@ -28,6 +30,7 @@ __all__ = [
 
 _HOMES = {
     "Connection": "psedge.api",
+    "StopTraining": "psedge.worker.client",
     "aconnect": "psedge.api",
     "connect": "psedge.api",
     "run": "psedge.running",

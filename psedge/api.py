@@ -8,11 +8,13 @@ synchronous code or a coroutine; either way gradients go out and fresh parameter
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
 import secrets
 import socket
 import threading
 from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -104,6 +106,8 @@ class Connection:
             target=self._loop.run_forever, name="psedge-connection", daemon=True
         )
         self._thread.start()
+        # A program that Ctrl-C ends in its loop leaves the run in order, too.
+        atexit.register(self.close)
 
     @property
     def name(self) -> str:
@@ -242,12 +246,25 @@ class Connection:
         return self._session
 
     def _call(self, work: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+        future = self._started(work)
+        try:
+            return future.result()
+        except BaseException:
+            # Ctrl-C interrupts the wait alone: a step that went on would meet the goodbye.
+            future.cancel()
+            raise
 
     async def _acall(self, work: Coroutine[Any, Any, T]) -> T:
-        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
+        return await asyncio.wrap_future(self._started(work))
+
+    def _started(self, work: Coroutine[Any, Any, T]) -> Future[T]:
+        if self._loop.is_closed():
+            work.close()
+            raise TrainingError("this connection is closed")
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     def _end(self) -> None:
+        atexit.unregister(self.close)
         self._count.remove()
         self._session = None
         self._loop.call_soon_threadsafe(self._loop.stop)
@@ -275,6 +292,9 @@ async def _defined(
 
 
 def _failure_text(error: BaseException | None) -> str:
+    """Why the user's block was left early, for the views; empty if it came to its end."""
     if error is None or isinstance(error, PsedgeError):
         return "" if error is None else str(error)
+    if isinstance(error, KeyboardInterrupt):
+        return "stopped by Ctrl-C"
     return f"{type(error).__name__}: {error}"

@@ -206,10 +206,14 @@ class Worker:
         self._notify(session.stop_reason or "the data of this run is done")
 
     async def _tell(self, session: Session, clock: Clock) -> None:
-        """A line now and then for the person at this machine."""
+        """A line now and then for the person at this machine, while there is something new."""
+        told = -1
         while True:
             await clock.sleep(TELL_SECONDS)
             metrics, client = session.metrics, session.client
+            if metrics.steps == told:
+                continue
+            told = metrics.steps
             self._notify(
                 f"step {figures.count(metrics.steps)} | "
                 f"{metrics.rate(clock.now()):.1f} samples/s | "
