@@ -165,13 +165,15 @@ class AiohttpListener:
 class AiohttpIncoming:
     """One request of aiohttp as an Incoming."""
 
-    __slots__ = ("_content", "_request", "_rest", "_unread", "length", "path")
+    __slots__ = ("_content", "_request", "_rest", "_taken", "_unread", "length", "path")
 
     def __init__(self, request: web.BaseRequest, length: int) -> None:
         self._request = request
         self._content = request.content
         self._rest = memoryview(b"")
         self._unread = length
+        #: Bytes taken out of the stream.
+        self._taken = 0
         self.length = length
         self.path = request.raw_path.partition("?")[0]
 
@@ -204,20 +206,27 @@ class AiohttpIncoming:
 
     async def _next_chunk(self) -> bytes:
         """Some more of the body, as it arrived."""
-        content = self._content
-        loop = asyncio.get_running_loop()
-        stalled = FrameError(f"no byte of the body arrived for {STALL_SECONDS:.0f} s")
-        timer = loop.call_later(STALL_SECONDS, content.set_exception, stalled)
+        # What is here already needs no wait, and no timer for one.
+        here = self._content.total_bytes > self._taken
         try:
             # Unlike the other ways to read, this one never joins chunks.
-            chunk, _ = await content.readchunk()
+            chunk, _ = await (self._content.readchunk() if here else self._awaited_chunk())
         except (web.RequestPayloadError, ConnectionError) as error:
             raise FrameError(f"the body ended early: {error}") from error
-        finally:
-            timer.cancel()
         if not chunk:
             raise FrameError("the body ended early")
+        self._taken += len(chunk)
         return chunk
+
+    async def _awaited_chunk(self) -> tuple[bytes, bool]:
+        """The next chunk, unless the caller falls silent for too long."""
+        loop = asyncio.get_running_loop()
+        stalled = FrameError(f"no byte of the body arrived for {STALL_SECONDS:.0f} s")
+        timer = loop.call_later(STALL_SECONDS, self._content.set_exception, stalled)
+        try:
+            return await self._content.readchunk()
+        finally:
+            timer.cancel()
 
 
 class _Response(web.StreamResponse):

@@ -184,7 +184,7 @@ class ShardService:
         codec = codec_of_frame(header.codec, header.codec_parameters)
         shard = hosted.shard
         _check_sections(header, incoming.length, codec, shard)
-        body = hosted.receive_buffers.popleft() if hosted.receive_buffers else bytearray()
+        body = hosted.receive_buffers.pop() if hosted.receive_buffers else bytearray()
         if len(body) < header.body_bytes:
             body = bytearray(header.body_bytes)
         view = memoryview(body)[: header.body_bytes]

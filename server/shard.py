@@ -266,7 +266,13 @@ def _owned(name: str, vector: NDArray[Any], elements: int) -> Float32Array:
 
 
 def _is_finite(gradient: Float32Array) -> bool:
-    """Whether every element is a number small enough to be squared; NaN fails any comparison."""
+    """Whether every element is a number small enough to be squared; NaN fails any comparison.
+
+    A small squared norm says so in one pass over memory; the exact answer takes two.
+    """
+    with np.errstate(all="ignore"):
+        if np.dot(gradient, gradient) < GRADIENT_LIMIT**2:
+            return True
     largest = gradient.max(initial=0.0)
     smallest = gradient.min(initial=0.0)
     return bool(largest < GRADIENT_LIMIT and smallest > -GRADIENT_LIMIT)

@@ -24,6 +24,9 @@ from psedge.protocol.shards import GroupSettings, OptimizerSettings, Segment
 #: 128 KiB of float32: the five vectors of a step fit the second-level cache of a Pi or a PC.
 CHUNK_ELEMENTS = 32768
 
+#: The native kernel passes over memory once, so chunks need not stay in a cache; fewer calls count.
+NATIVE_CHUNKS = 8
+
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
@@ -60,9 +63,11 @@ class UpdateRule:
         }
         self._elements = elements
         self._rule = settings.rule
-        self._pieces = tuple(_pieces(settings.groups, segments))
-        self._scratch: Float32Array = np.empty(CHUNK_ELEMENTS, dtype=np.float32)
-        self._rates: Float32Array = np.empty(CHUNK_ELEMENTS, dtype=np.float32)
+        natively = settings.rule == "sgd" and native.NATIVE
+        chunk = CHUNK_ELEMENTS * (NATIVE_CHUNKS if natively else 1)
+        self._pieces = tuple(_pieces(settings.groups, segments, chunk))
+        self._scratch: Float32Array = np.empty(min(chunk, elements), dtype=np.float32)
+        self._rates: Float32Array = np.empty(min(chunk, elements), dtype=np.float32)
 
     def apply(
         self,
@@ -225,7 +230,9 @@ def _state_names(settings: OptimizerSettings) -> tuple[str, ...]:
     return ("momentum",) if any(group.momentum for group in settings.groups) else ()
 
 
-def _pieces(groups: Sequence[GroupSettings], segments: Sequence[Segment]) -> Iterator[_Piece]:
+def _pieces(
+    groups: Sequence[GroupSettings], segments: Sequence[Segment], chunk: int
+) -> Iterator[_Piece]:
     """Chunks of neighbouring segments that differ at most in learning rate and weight decay."""
     alike = itertools.groupby(
         segments,
@@ -235,8 +242,8 @@ def _pieces(groups: Sequence[GroupSettings], segments: Sequence[Segment]) -> Ite
     )
     for settings, run in alike:
         members = list(run)
-        for start in range(members[0].start, members[-1].stop, CHUNK_ELEMENTS):
-            stop = min(start + CHUNK_ELEMENTS, members[-1].stop)
+        for start in range(members[0].start, members[-1].stop, chunk):
+            stop = min(start + chunk, members[-1].stop)
             inside = [
                 Segment(max(start, segment.start), min(stop, segment.stop), segment.group)
                 for segment in members
