@@ -7,7 +7,6 @@ encoded once for all workers that are due the same version, and workers wait at 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -58,12 +57,13 @@ class HostedShard:
 
     shard: Shard
     gradient: Float32Array
-    receive_buffers: deque[bytearray] = field(default_factory=deque)
+    #: Used last in, first out, so that what is taken is still in the cache.
+    receive_buffers: list[bytearray] = field(default_factory=list)
     #: Encoded parameters of `encoded_version`, by codec id.
     encoded: dict[int, Buffer] = field(default_factory=dict)
     encoded_version: int = -1
-    #: Workers at the gate, each with the future that lets it through.
-    waiting: dict[int, asyncio.Future[None]] = field(default_factory=dict)
+    #: Workers at the gate, each with the future that lets it through, or sends it away with False.
+    waiting: dict[int, asyncio.Future[bool]] = field(default_factory=dict)
 
     def open_gate(self) -> None:
         """Let through every waiting worker that may proceed; turn away who is no member now."""
@@ -72,7 +72,7 @@ class HostedShard:
                 continue
             try:
                 if self.shard.may_proceed(worker):
-                    passage.set_result(None)
+                    passage.set_result(True)
             except RefusedError as error:
                 passage.set_exception(error)
 
@@ -201,18 +201,19 @@ class ShardService:
         return outcome
 
     async def _wait_at_gate(self, hosted: HostedShard, header: Header) -> bool:
-        """False: the poll's time is over and the worker has to ask again."""
+        """False: the poll's time is over, or a later request has taken this one's place."""
         worker = header.worker
         if hosted.shard.may_proceed(worker):
             return True
-        passage: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        passage: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         earlier = hosted.waiting.get(worker)
         if earlier is not None and not earlier.done():
             # The worker gave up on its earlier request and sent another: only this one counts.
-            earlier.set_result(None)
+            earlier.set_result(False)
         hosted.waiting[worker] = passage
         try:
-            await asyncio.wait_for(passage, GATE_POLL_SECONDS)
+            if not await asyncio.wait_for(passage, GATE_POLL_SECONDS):
+                return False
         except asyncio.TimeoutError:
             return False
         finally:
