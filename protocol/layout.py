@@ -3,7 +3,9 @@
 A model's state is four vectors. Each tensor of the model lies in one of them, whole and in C
 order, in the order in which the model names its tensors:
 
-- parameters: trainable, float32 on the servers whatever their dtype in the model; cut into shards;
+- parameters: trainable, float32 on the servers whatever their dtype in the model; cut into shards.
+  Tensors of two or more dimensions come first, then biases, norms and other vectors: codecs may be
+  lossy about the former, the latter always travel as float32;
 - buffers: floating-point buffers such as BatchNorm statistics, float32; merged by samples;
 - counters: buffers of integer and bool type, raw bytes in their own dtype; the latest wins;
 - frozen: parameters that take no gradient, raw bytes in their own dtype; sent once, at join.
@@ -13,7 +15,6 @@ A tensor known under several names (tied weights) appears once, its other names 
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 from typing import Literal
 
@@ -84,6 +85,9 @@ class Layout(msgspec.Struct, frozen=True):
 
     def digest(self) -> str:
         """Equal for equal layouts."""
+        # Brings OpenSSL with it, 4 MB that a codec on a small machine has no use for.
+        import hashlib
+
         return hashlib.sha256(msgspec.json.encode(self)).hexdigest()
 
     def difference(self, other: Layout) -> str | None:
@@ -99,10 +103,58 @@ class Layout(msgspec.Struct, frozen=True):
         return None
 
 
-def cut(length: int, shards: int) -> list[tuple[int, int]]:
+class TensorSlice(msgspec.Struct, frozen=True):
+    """The part of one tensor that lies in a slice, in the slice's coordinates.
+
+    columns: elements in a row of the tensor, seen as a matrix [shape[0], all the rest].
+    """
+
+    start: int
+    stop: int
+    columns: int
+
+
+class Slice(msgspec.Struct, frozen=True):
+    """A contiguous range of the parameter vector, as codecs need to know it.
+
+    offset: where it starts in the whole vector, in elements. elements: how many it has.
+    tensors: parts of tensors with two or more dimensions, from element 0 on and without gaps; what
+    follows them is of one dimension and travels as float32.
+    """
+
+    offset: int
+    elements: int
+    tensors: tuple[TensorSlice, ...]
+
+    @property
+    def coded(self) -> int:
+        """Elements, from the first on, that a lossy codec may change."""
+        return self.tensors[-1].stop if self.tensors else 0
+
+
+def slice_of(layout: Layout, start: int, stop: int) -> Slice:
+    """Elements start..stop of the parameter vector."""
+    tensors = tuple(
+        TensorSlice(
+            max(tensor.offset, start) - start,
+            min(tensor.offset + tensor.extent, stop) - start,
+            tensor.elements // tensor.shape[0],
+        )
+        for tensor in layout.of_role("parameter")
+        if len(tensor.shape) > 1
+        and max(tensor.offset, start) < min(tensor.offset + tensor.extent, stop)
+    )
+    return Slice(start, stop - start, tensors)
+
+
+def cut(length: int, shards: int, grain: int = 1) -> list[tuple[int, int]]:
     """Ranges (start, stop) that cut a vector of `length` into `shards` of equal size.
 
-    Sizes differ by at most one element, so tensors are cut wherever a boundary falls.
+    Sizes differ by at most one grain, so tensors are cut wherever a boundary falls. Every boundary
+    is a multiple of `grain`, or of the largest half, quarter, ... of it that leaves no shard empty.
     """
-    edges = [length * index // shards for index in range(shards + 1)]
-    return list(itertools.pairwise(edges))
+    while grain > 1 and length < shards * grain:
+        grain //= 2
+    grains = length // grain
+    edges = [grains * index // shards * grain for index in range(shards)]
+    return list(itertools.pairwise([*edges, length]))

@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 import msgspec
 
-from psedge.protocol.layout import Layout
+from psedge.protocol.coding import CodingSettings
+from psedge.protocol.layout import Layout, Slice, TensorSlice
 from psedge.protocol.shards import (
     LocalOptimizer,
     Members,
@@ -49,13 +50,17 @@ class HelloReply(msgspec.Struct, frozen=True):
 
 
 class Register(msgspec.Struct, frozen=True):
-    """A server joins: where it listens, as seen from itself."""
+    """A server joins: where it listens, as seen from itself.
+
+    lossless: names of the lossless stages that it can undo.
+    """
 
     psedge: str
     wire: int
     host: str
     port: int
     incarnation: int
+    lossless: tuple[str, ...] = ()
 
 
 class RegisterReply(msgspec.Struct, frozen=True):
@@ -71,7 +76,10 @@ class ServerHeartbeatReply(msgspec.Struct, frozen=True):
 
 
 class ShardAddress(msgspec.Struct, frozen=True):
-    """Where a shard lives. url: empty means at the supervisor's own address."""
+    """Where a shard lives. url: empty means at the supervisor's own address.
+
+    tensors: the matrices in its range of the parameter vector, see `Slice`.
+    """
 
     shard: int
     url: str
@@ -79,6 +87,11 @@ class ShardAddress(msgspec.Struct, frozen=True):
     stop: int
     buffers_start: int
     buffers_stop: int
+    tensors: tuple[TensorSlice, ...] = ()
+
+    @property
+    def slice(self) -> Slice:
+        return Slice(self.start, self.stop - self.start, self.tensors)
 
 
 class ExperimentQuery(msgspec.Struct, frozen=True):
@@ -139,8 +152,9 @@ class Join(msgspec.Struct, frozen=True):
 
 
 class JoinReply(msgspec.Struct, frozen=True):
-    """push_codec, pull_codec: names in `psedge.compression.table`.
+    """coding: how pushes and pulls travel.
 
+    lossless: names of the lossless stages that every server of the run can undo.
     lr_factor: the schedule's factor now; it matters to workers only with a local optimizer.
     """
 
@@ -148,8 +162,8 @@ class JoinReply(msgspec.Struct, frozen=True):
     name: str
     shards: tuple[ShardAddress, ...]
     sync: SyncSettings
-    push_codec: str
-    pull_codec: str
+    coding: CodingSettings
+    lossless: tuple[str, ...]
     lease_seconds: float
     heartbeat_seconds: float
     local_optimizer: LocalOptimizer | None = None
@@ -181,6 +195,7 @@ class Heartbeat(msgspec.Struct, frozen=True):
     """A sign of life and what was achieved; counts are totals since the worker joined.
 
     loss: mean over the samples since the last heartbeat, None if there were none.
+    coding: what travels now in either direction, such as `q4 / q8`; coding_reason: why.
     """
 
     worker: int
@@ -193,6 +208,8 @@ class Heartbeat(msgspec.Struct, frozen=True):
     exchange_seconds: float = 0.0
     bytes_pushed: int = 0
     bytes_pulled: int = 0
+    coding: str = ""
+    coding_reason: str = ""
     failure: str = ""
 
 

@@ -9,6 +9,9 @@ from typing import Literal
 
 import msgspec
 
+from psedge.protocol.coding import CodingSettings
+from psedge.protocol.layout import Slice, TensorSlice
+
 
 class GroupSettings(msgspec.Struct, frozen=True):
     """One parameter group, fully resolved. Rates are absolute, before the schedule's factor."""
@@ -26,10 +29,14 @@ class OptimizerSettings(msgspec.Struct, frozen=True):
     """What a shard needs to apply an update.
 
     rule: the update rule of all groups.
+    momentum_adaptation: lower SGD's momentum by what asynchrony adds (Mitliagkas et al. 2016).
+    delay_compensation: strength of DC-ASGD's correction (Zheng et al. 2017), 0 for none.
     """
 
     rule: Literal["sgd", "adam", "adamw"]
     groups: tuple[GroupSettings, ...]
+    momentum_adaptation: bool = False
+    delay_compensation: float = 0.0
 
 
 class ScheduleSettings(msgspec.Struct, frozen=True):
@@ -66,6 +73,7 @@ class Assignment(msgspec.Struct, frozen=True):
     """What a server needs to own a shard; its arrays travel with it.
 
     start, stop: the shard's range of the parameter vector.
+    tensors: the matrices in it, see `Slice`.
     buffers_start, buffers_stop: its range of the buffer vector.
     counters_bytes: length of the counter vector, which shard 0 holds whole; 0 on the others.
     """
@@ -80,6 +88,12 @@ class Assignment(msgspec.Struct, frozen=True):
     optimizer: OptimizerSettings
     schedule: ScheduleSettings
     sync: SyncSettings
+    tensors: tuple[TensorSlice, ...] = ()
+    coding: CodingSettings = CodingSettings()
+
+    @property
+    def slice(self) -> Slice:
+        return Slice(self.start, self.stop - self.start, self.tensors)
 
 
 class Progress(msgspec.Struct, frozen=True):

@@ -8,7 +8,10 @@ import msgspec
 
 
 class WorkerStatus(msgspec.Struct, frozen=True):
-    """One row of `psedge status`. staleness: of its latest push, in clocks."""
+    """One row of `psedge status`. staleness: of its latest push, in clocks.
+
+    coding: codecs of its pushes and pulls, such as `q4 / q8`; coding_reason: why these.
+    """
 
     name: str
     state: Literal["alive", "idle", "left", "dead"]
@@ -22,6 +25,8 @@ class WorkerStatus(msgspec.Struct, frozen=True):
     pushes_refused: int = 0
     bytes_pushed: int = 0
     bytes_pulled: int = 0
+    coding: str = ""
+    coding_reason: str = ""
     note: str = ""
 
 

@@ -17,6 +17,7 @@ from psedge.protocol.errors import FrameError
 from psedge.protocol.messages import PATHS
 from psedge.protocol.wire import (
     HEADER_BYTES,
+    Content,
     Flag,
     Header,
     Kind,
@@ -27,12 +28,11 @@ from psedge.protocol.wire import (
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "wire.md"
 
-u32, u64 = (st.integers(0, 2**bits - 1) for bits in (32, 64))
-u8 = st.integers(0, 255)
+u8, u16, u32, u64 = (st.integers(0, 2**bits - 1) for bits in (8, 16, 32, 64))
 headers = st.builds(
     Header,
     kind=st.sampled_from(Kind),
-    flags=st.sampled_from([Flag.NONE, Flag.GATED]),
+    flags=st.sampled_from([Flag(bits) for bits in range(8)]),
     shard=u32,
     worker=u32,
     incarnation=u64,
@@ -41,12 +41,19 @@ headers = st.builds(
     clock=u64,
     samples=u32,
     codec=u8,
+    lossless=u8,
     reply_codec=u8,
+    reply_lossless=u8,
     status=st.sampled_from(Status),
+    content=st.sampled_from(Content),
+    deltas=u16,
     staleness=u32,
     lag=u32,
     codec_parameters=st.binary(min_size=8, max_size=8),
+    receive_microseconds=u32,
     buffers_version=u64,
+    position=u64,
+    digest=u64,
     payload_bytes=u32,
     buffers_bytes=u32,
     counters_bytes=u32,
@@ -67,7 +74,7 @@ def test_header_survives_the_round_trip(header):
 
 
 @given(st.binary(max_size=2 * HEADER_BYTES))
-@example(b"PSEG" + bytes(92))
+@example(b"PSEG" + bytes(HEADER_BYTES - 4))
 def test_random_bytes_raise_frame_error_only(data):
     with pytest.raises(FrameError):
         decode_header(data)
@@ -94,7 +101,7 @@ def test_random_fields_under_a_right_checksum_raise_frame_error_only(data):
 
 @pytest.mark.parametrize(
     "change",
-    [{"shard": 2**32}, {"worker": -1}, {"payload_bytes": 2**32}, {"codec": 256}],
+    [{"shard": 2**32}, {"worker": -1}, {"payload_bytes": 2**32}, {"codec": 256}, {"deltas": 2**16}],
 )
 def test_a_field_out_of_range_is_a_frame_error(change):
     fields = {"kind": Kind.PULL, "shard": 0, "worker": 0, "incarnation": 0, **change}
@@ -105,7 +112,7 @@ def test_a_field_out_of_range_is_a_frame_error(change):
 def test_another_wire_version_is_named(monkeypatch):
     frame = encode_header(FRAMES["frame-pull.bin"])
     monkeypatch.setattr(wire, "WIRE_VERSION", 9)
-    with pytest.raises(FrameError, match="speaks wire version 1, this psedge speaks 9"):
+    with pytest.raises(FrameError, match="speaks wire version 2, this psedge speaks 9"):
         decode_header(frame)
 
 
@@ -115,9 +122,10 @@ def test_body_bytes_counts_all_sections():
 
 NAMES = (
     "magic", "wire_version", "kind", "flags", "shard", "worker", "incarnation", "sequence",
-    "version", "clock", "samples", "codec", "reply_codec", "status", "reserved", "staleness",
-    "lag", "codec_parameters", "buffers_version", "payload_bytes", "buffers_bytes",
-    "counters_bytes", "checksum",
+    "version", "clock", "samples", "codec", "lossless", "reply_codec", "reply_lossless", "status",
+    "content", "deltas", "staleness", "lag", "codec_parameters", "receive_microseconds",
+    "buffers_version", "position", "digest", "payload_bytes", "buffers_bytes", "counters_bytes",
+    "checksum",
 )  # fmt: skip
 
 
@@ -158,9 +166,10 @@ def test_the_documented_offsets_hold_the_values():
         assert (raw if kind == "bytes" else int.from_bytes(raw, "little")) == value, name
 
 
-def test_the_documented_names_of_kinds_and_statuses_are_the_real_ones():
+def test_the_documented_names_are_the_real_ones():
     text = DOCUMENT.read_text()
-    for member in [*Kind, *Status, Flag.GATED]:
+    flags = (Flag.GATED, Flag.BUFFERS, Flag.NONFINITE)
+    for member in [*Kind, *Status, *Content, *flags]:
         assert re.search(rf"^\| {int(member)} \| `{member.name}` \|", text, re.MULTILINE), member
     assert f"Wire version {wire.WIRE_VERSION}" in text
 

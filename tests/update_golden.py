@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-from golden import CODEC_VALUES, FOLDER, FRAMES
+import json
 
-from psedge.compression.table import CODECS
+from golden import (
+    CODECS_DECODED,
+    FOLDER,
+    FRAMES,
+    GOLDEN_CODECS,
+    decoded_digest,
+    golden_payload,
+)
+
 from psedge.protocol.wire import encode_header
 
 
@@ -12,8 +20,12 @@ def main() -> None:
     FOLDER.mkdir(exist_ok=True)
     for name, header in FRAMES.items():
         (FOLDER / name).write_bytes(encode_header(header))
-    for kind in CODECS:
-        (FOLDER / f"codec-{kind.name}.bin").write_bytes(bytes(kind().encode(CODEC_VALUES, None)))
+    decoded = {}
+    for name, codec in GOLDEN_CODECS.items():
+        payload = golden_payload(codec)
+        (FOLDER / f"codec-{name}.bin").write_bytes(payload)
+        decoded[name] = decoded_digest(codec, payload)
+    (FOLDER / CODECS_DECODED).write_text(json.dumps(decoded, indent=1) + "\n")
 
 
 if __name__ == "__main__":
