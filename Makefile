@@ -18,11 +18,12 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo install install-test test check format benchmark docs clean distclean
+.PHONY: help demo install install-test test test-sanitize test-aarch64 test-clang check format \
+    benchmark docs clean distclean
 
 help:  ## show this list
-	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /\1\t/' | \
-	    awk -F '\t' '{ printf "  make %-13s %s\n", $$1, $$2 }'
+	@grep -hE '^[a-z0-9-]+:.*## ' Makefile | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | \
+	    awk -F '\t' '{ printf "  make %-14s %s\n", $$1, $$2 }'
 
 demo: install  ## train a small network on handwritten digits: 2 servers, 3 workers, one view
 	$(BIN)/psedge run $(CONFIG)
@@ -32,6 +33,16 @@ install-test: $(VENV)/.installed-test  ## the same, with the test tools
 
 test: install-test  ## the whole test suite
 	$(BIN)/pytest
+
+test-sanitize: install-test  ## the kernels under sanitizers, and a million damaged payloads
+	$(BIN)/python tests/native/prove.py sanitize --fuzz 1000000
+	$(BIN)/python tests/native/prove_bindings.py
+
+test-aarch64: install-test  ## the kernels cross-compiled for a Raspberry Pi, byte for byte
+	$(BIN)/python tests/native/prove.py aarch64 --fuzz 20000
+
+test-clang: install-test  ## the kernels as Clang compiles them, byte for byte
+	$(BIN)/python tests/native/prove.py clang
 
 check: install-test  ## format, lint, types and the rules of the house
 	$(BIN)/ruff format --check .

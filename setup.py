@@ -18,8 +18,8 @@ setup(
     ext_modules=[
         Extension(
             "psedge.compression._kernels",
-            sources=[str(KERNELS / name) for name in ("bindings.cpp", "nanobind_runtime.cpp")],
-            depends=[str(KERNELS / name) for name in ("targets.h", "half.h", "sgd.h")],
+            sources=sorted(str(path) for path in KERNELS.glob("*.cpp")),
+            depends=sorted(str(path) for path in KERNELS.glob("*.h")),
             include_dirs=[
                 nanobind.include_dir(),
                 str(NANOBIND / "src"),

@@ -1,4 +1,4 @@
-"""Identity: float32 as it is, 4 bytes a value. Best where the link outruns any codec."""
+"""identity: float32 as it is, 4 bytes a value. Best where the link outruns any codec."""
 
 from __future__ import annotations
 
@@ -6,40 +6,67 @@ from typing import ClassVar
 
 import numpy as np
 
-from psedge.compression.codec import Float32Array
-from psedge.protocol.errors import FrameError
-from psedge.protocol.ports import Buffer
+from psedge.compression.bucketed import KernelCodec, plain
+from psedge.compression.codec import Bytes, Encoded, EncoderState, Float32Array
+from psedge.compression.codes import BUCKET
+from psedge.protocol.layout import Slice
 
 
-class Identity:
-    """Loses nothing, so it only adds a residual left over by another codec and clears it."""
+class Identity(KernelCodec):
+    """Loses nothing, so it only adds a residual left over by another codec and clears it.
+
+    A payload with NaN or infinities carries them; in their buckets the residual is as it was.
+    """
 
     id: ClassVar[int] = 0
     name: ClassVar[str] = "identity"
 
-    def parameters(self) -> bytes:
-        return bytes(8)
+    def encode(
+        self, values: Float32Array, residual: Float32Array | None, piece: Slice, state: EncoderState
+    ) -> Encoded:
+        """The payload may share memory with `values` and must be sent before they change."""
+        total = plain(values)
+        # As integers: a vector of zeros is found out at the speed of memory.
+        if residual is None or not residual.view(np.uint32).max(initial=0):
+            return Encoded((total.data.cast("B"),), within(total, np.inf))
+        with np.errstate(all="ignore"):
+            total = total + residual
+        finite = within(total, np.inf)
+        if finite:
+            residual.fill(0.0)
+        else:
+            residual[_finite_buckets(total)] = 0.0
+        return Encoded((total.data.cast("B"),), finite)
 
-    def payload_bytes(self, elements: int) -> int:
-        return 4 * elements
+    def encode_delta(
+        self, target: Float32Array, published: Float32Array, piece: Slice, state: EncoderState
+    ) -> Encoded:
+        with np.errstate(all="ignore"):
+            delta = target - published
+        finite = within(delta, np.inf)
+        if not finite:
+            delta[~_finite_buckets(delta)] = 0.0
+        np.add(published, delta, out=published)
+        return Encoded((delta.data.cast("B"),), finite)
 
-    def encode(self, values: Float32Array, residual: Float32Array | None) -> Buffer:
-        if residual is None or not residual.any():
-            return values.data.cast("B")
-        total = values + residual
-        residual.fill(0.0)
-        return total.data.cast("B")
+    def check(self, payload: Bytes, piece: Slice, limit: float) -> bool:
+        self.check_size(payload, piece)
+        return within(payload.view("<f4"), limit)
 
-    def decode(self, payload: memoryview, out: Float32Array) -> None:
-        np.copyto(out, self._view(payload, len(out)))
 
-    def decode_accumulate(self, payload: memoryview, weight: float, out: Float32Array) -> None:
-        values = self._view(payload, len(out))
-        out += values if weight == 1.0 else values * np.float32(weight)
+def within(values: Float32Array, limit: float) -> bool:
+    """Whether all values are numbers no larger than `limit`."""
+    with np.errstate(all="ignore"):
+        # The sum of squares is one quick pass; only where it is large does a second one look.
+        squares = float(np.dot(values, values))
+        if squares <= min(limit, 1e18) ** 2:
+            return True
+        largest = float(np.abs(values).max()) if len(values) else 0.0
+    return largest <= limit and largest != np.inf
 
-    def _view(self, payload: memoryview, elements: int) -> Float32Array:
-        if len(payload) != self.payload_bytes(elements):
-            raise FrameError(
-                f"identity payload of {elements} values is {4 * elements} bytes, got {len(payload)}"
-            )
-        return np.frombuffer(payload, dtype="<f4")
+
+def _finite_buckets(values: Float32Array) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    """For each value whether all of its bucket are finite."""
+    finite = np.isfinite(values)
+    starts = np.arange(0, len(values), BUCKET)
+    return np.repeat(np.logical_and.reduceat(finite, starts), BUCKET)[: len(values)]
