@@ -36,7 +36,7 @@ class HostedServer:
         self._transport = transport
         self._clock = clock
         self._notify = notify
-        self._service = ShardService()
+        self._service = ShardService(clock)
 
     @classmethod
     async def open(

@@ -5,12 +5,17 @@ Everything is weighted by samples, so that it does not matter how a batch was sp
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from psedge.compression.codec import Float32Array
+from psedge.compression.coder import Opened
 from psedge.server.push import Push
+
+#: Payloads of a round that are kept as they came; with more of them they are summed.
+KEPT_PAYLOADS = 8
 
 
 def merge_buffers(merged: Float32Array, contribution: Float32Array, share: float) -> None:
@@ -30,9 +35,16 @@ def merge_buffers(merged: Float32Array, contribution: Float32Array, share: float
 
 @dataclass(frozen=True, slots=True)
 class Mean:
-    """What a round came to. None: nobody sent any."""
+    """What a round came to.
 
-    gradient: Float32Array
+    The mean gradient is `dense` + the sum of `weights` * `opened`. dense: None adds nothing; the
+    array is valid, and free to be overwritten, until the next `add`. buffers, counters: None if
+    nobody sent any.
+    """
+
+    opened: Sequence[Opened]
+    weights: Sequence[float]
+    dense: Float32Array | None
     buffers: Float32Array | None
     counters: bytes | None
 
@@ -40,32 +52,44 @@ class Mean:
 class Round:
     """One joint step of `bsp` while it gathers: the sample-weighted mean of what was pushed.
 
-    The sum runs in the order of arrival and holds one vector, however many workers there are.
+    The payloads of a few workers are kept, so that one pass over memory decodes, sums and applies
+    them. More are decoded into one sum, in the order of arrival, so that the memory of a round
+    does not grow with the workers.
     clock: the one at which every contributor stood before its push.
     """
 
     def __init__(self, elements: int, clock: int) -> None:
         self.clock = clock
-        self._sum: Float32Array = np.zeros(elements, dtype=np.float32)
+        self._elements = elements
+        self._sum: Float32Array | None = None
         self._start()
 
+    @property
+    def kept(self) -> int:
+        """How many payloads, the latest ones, still refer to the memory they came in."""
+        return len(self._opened)
+
     def _start(self) -> None:
+        self._opened: list[Opened] = []
+        self._opened_samples: list[int] = []
+        self._summed = False
         self._samples = 0
         self._buffers: Float32Array | None = None
         self._buffers_samples = 0
         self._counters: bytes | None = None
         self._counters_worker = -1
 
-    def add(self, push: Push, gradient: Float32Array, buffers: Float32Array) -> None:
-        """Add a push; its gradient is overwritten.
+    def add(self, push: Push, opened: Opened, buffers: Float32Array) -> None:
+        """Add a push whose payload has been checked.
 
+        opened: the push's; its memory must not change until the round is taken, or `kept` says
+        that it is no longer among the kept ones.
         buffers: the shard's own, which stand in for elements of the push that are not finite.
         """
-        if self._samples:
-            np.multiply(gradient, np.float32(push.samples), out=gradient)
-            np.add(self._sum, gradient, out=self._sum)
-        else:
-            np.multiply(gradient, np.float32(push.samples), out=self._sum)
+        if len(self._opened) == KEPT_PAYLOADS:
+            self._fold()
+        self._opened.append(opened)
+        self._opened_samples.append(push.samples)
         self._samples += push.samples
         if push.buffers is not None:
             if self._buffers is None:
@@ -77,13 +101,24 @@ class Round:
             self._counters, self._counters_worker = push.counters, push.worker
 
     def take(self) -> Mean | None:
-        """The mean over all samples, None without any; begins a new round.
-
-        The gradient is valid, and free to be overwritten, until the next `add`.
-        """
+        """The mean over all samples, None without any; begins a new round."""
         if not self._samples:
             return None
-        np.multiply(self._sum, np.float32(1 / self._samples), out=self._sum)
-        mean = Mean(self._sum, self._buffers, self._counters)
+        weights = [samples / self._samples for samples in self._opened_samples]
+        dense = self._sum if self._summed else None
+        if dense is not None:
+            np.multiply(dense, np.float32(1 / self._samples), out=dense)
+        mean = Mean(self._opened, weights, dense, self._buffers, self._counters)
         self._start()
         return mean
+
+    def _fold(self) -> None:
+        """Decode the kept payloads into the sum, weighted by their samples."""
+        if self._sum is None:
+            self._sum = np.zeros(self._elements, np.float32)
+        elif not self._summed:
+            self._sum.fill(0.0)
+        self._summed = True
+        for opened, samples in zip(self._opened, self._opened_samples, strict=True):
+            opened.decode_accumulate(float(samples), self._sum)
+        self._opened, self._opened_samples = [], []

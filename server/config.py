@@ -43,8 +43,7 @@ class OptimizerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Meta(
             ge=0,
             lt=1,
-            description="Momentum of `sgd`. In `ssp` and `asp` staleness acts like momentum of its "
-            "own (Mitliagkas et al. 2016): with many workers take less.",
+            description="Momentum of `sgd`, as for one worker: see `momentum_adaptation` for many.",
         ),
     ] = 0.9
     dampening: Annotated[float, Meta(ge=0, le=1, description="Dampening of `sgd`'s momentum.")] = (
@@ -75,6 +74,26 @@ class OptimizerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         ),
     ] = ""
     arguments: Annotated[dict[str, Any], Meta(description="Keyword arguments for `factory`.")] = {}
+    momentum_adaptation: Annotated[
+        bool,
+        Meta(
+            description="In `ssp` and `asp`, W workers that push independently act like a momentum "
+            "of 1 - 1/W (Mitliagkas et al. 2016, Asynchrony begets momentum). So servers of W live "
+            "workers take 1 - W * (1 - momentum), at least 0, instead of `sgd`'s momentum, and a "
+            "rate as much larger as keeps the long-run step. Also with a `factory`; not in `bsp`, "
+            "nor with `weight_prediction` or `local_steps`."
+        ),
+    ] = True
+    delay_compensation: Annotated[
+        float,
+        Meta(
+            ge=0,
+            description="Strength of DC-ASGD (Zheng et al. 2017): in `ssp` and `asp`, servers add "
+            "`delay_compensation` * g * g * (parameters now - parameters that g was computed on) "
+            "to a gradient g, which undoes part of its staleness. 0: off; 0.04 is a common value. "
+            "Keeps 4 bytes a parameter and worker on the servers.",
+        ),
+    ] = 0.0
 
 
 class ScheduleConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

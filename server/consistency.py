@@ -20,7 +20,7 @@ class Gate:
     """Clocks of the members, by worker. Asking about anyone else raises KeyError.
 
     floor: smallest clock of the members that are not idle; the largest clock ever reached when
-    there is no such member.
+    there is no such member. active: how many members are not idle.
     """
 
     def __init__(self, settings: SyncSettings, largest: int = 0) -> None:
@@ -30,9 +30,15 @@ class Gate:
         self._clocks: dict[int, int] = {}
         self._largest = largest
         self.floor = largest
+        self.active = 0
         #: How many active members stand at the floor, so that only the last one to leave it has to
         #: look for the next floor among all.
         self._at_floor = 0
+
+    @property
+    def members(self) -> tuple[Member, ...]:
+        """Those of the latest `set_members`."""
+        return tuple(self._members.values())
 
     @property
     def largest(self) -> int:
@@ -59,6 +65,7 @@ class Gate:
                 self._clocks[worker] = floor
             elif before[worker].idle and not member.idle:
                 self._clocks[worker] = max(self._clocks[worker], floor)
+        self.active = sum(not member.idle for member in self._members.values())
         self._find_floor()
 
     def clock(self, worker: int) -> int:

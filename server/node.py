@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from psedge.compression.lossless import available
 from psedge.protocol.address import Address
 from psedge.protocol.calls import ask
 from psedge.protocol.errors import (
@@ -53,7 +54,9 @@ class ServerNode:
         self._service = service
         self._service.incarnation = incarnation
         self._supervisor = supervisor
-        self._register = Register(__version__, WIRE_VERSION, host, port, incarnation)
+        self._register = Register(
+            __version__, WIRE_VERSION, host, port, incarnation, lossless=available()
+        )
         self._transport = transport
         self._clock = clock
         self._notify = notify

@@ -10,6 +10,8 @@ import difflib
 import itertools
 from fnmatch import fnmatchcase
 
+import msgspec
+
 from psedge.protocol.errors import ConfigError
 from psedge.protocol.layout import Layout, TensorSpec
 from psedge.protocol.shards import (
@@ -51,6 +53,34 @@ def settings_of(
         ),
     )
     return settings, tuple(_group_of(config, tensor) for tensor in layout.of_role("parameter"))
+
+
+def shard_settings(
+    settings: OptimizerSettings,
+    optimizer: OptimizerConfig,
+    sync: SyncConfig,
+    *,
+    momentum_correction: bool = False,
+) -> OptimizerSettings:
+    """What shards step with, given the settings of the model's optimizer.
+
+    That is the optimizer itself, with the remedies for staleness where there is any, or the outer
+    step of `local_steps`. momentum_correction: the workers apply the momentum, so servers do not.
+    """
+    if sync.local_steps > 1:
+        return outer_settings(sync)
+    if momentum_correction:
+        groups = (msgspec.structs.replace(group, momentum=0.0) for group in settings.groups)
+        settings = msgspec.structs.replace(settings, groups=tuple(groups))
+    if sync.mode == "bsp":
+        return settings
+    # Weight prediction deals with the same momentum in its own way: it sends workers ahead of it.
+    adapts = settings.rule == "sgd" and not sync.weight_prediction
+    return msgspec.structs.replace(
+        settings,
+        momentum_adaptation=adapts and optimizer.momentum_adaptation,
+        delay_compensation=optimizer.delay_compensation,
+    )
 
 
 def outer_settings(config: SyncConfig) -> OptimizerSettings:

@@ -5,18 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from psedge.compression.codec import Float32Array
+from psedge.compression.coder import Opened
 from psedge.protocol.wire import Status
 
 
 @dataclass(frozen=True, slots=True)
 class Push:
-    """What comes along with a gradient.
+    """An update and what comes along with it.
 
     sequence: 1, 2, 3, ... under one incarnation of the worker.
     version: of the parameters on which the gradient was computed.
     samples: how many the gradient is the mean of.
+    opened: the encoded gradient; None if the worker left it out because it is not finite.
     buffers: the shard's slice of the worker's buffers, None if they did not change.
     counters: the worker's counters, None if they did not change.
+    model: the parameters on which the gradient was computed, None if the server keeps no record.
     """
 
     worker: int
@@ -24,8 +27,10 @@ class Push:
     sequence: int
     version: int
     samples: int
+    opened: Opened | None
     buffers: Float32Array | None = None
     counters: bytes | None = None
+    model: Float32Array | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """The shell of a parameter server: requests in, shard calls, replies out.
 
-Decisions live in `shard.py`. Here bodies are streamed into buffers that are kept, replies are
-encoded once for all workers that are due the same version, and workers wait at the gate.
+Decisions live in `shard.py` and `published.py`. Here bodies are streamed into buffers that are
+kept, and workers wait at the gate.
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from psedge.compression.codec import Codec, Float32Array
-from psedge.compression.table import CODECS, codec_of_frame
+from psedge.compression.coder import coder_of_frame
 from psedge.protocol.bundle import pack, unpack
 from psedge.protocol.calls import answer, read_body, read_message
 from psedge.protocol.errors import FrameError, RefusedError
@@ -26,7 +25,7 @@ from psedge.protocol.messages import (
     Hello,
     HelloReply,
 )
-from psedge.protocol.ports import Buffer, Handler, Incoming, Reply
+from psedge.protocol.ports import Buffer, Clock, Handler, Incoming, Reply
 from psedge.protocol.shards import Assignment, Members, ServerReport, ShardOrder
 from psedge.protocol.version import __version__
 from psedge.protocol.wire import (
@@ -39,7 +38,9 @@ from psedge.protocol.wire import (
     decode_header,
     encode_header,
 )
-from psedge.server.shard import Outcome, Push, Shard
+from psedge.server.frames import check_sections, push_of, reply_of, wanted_of
+from psedge.server.published import Published
+from psedge.server.shard import Outcome, Shard
 
 #: Longest time a worker is kept waiting at the gate before it has to ask again.
 GATE_POLL_SECONDS = 20.0
@@ -48,22 +49,38 @@ ASSIGNMENT_LIMIT_BYTES = 16 * 2**30
 #: Receive buffers kept per shard; more are made under load and dropped after it.
 KEPT_BUFFERS = 16
 
-_CODECS_BY_ID = {codec.id: codec for codec in CODECS}
-
 
 @dataclass(slots=True)
 class HostedShard:
-    """A shard with the memory and the waiters that serving it needs."""
+    """A shard with what serving it needs: records of what was sent, memory, waiters."""
 
     shard: Shard
-    gradient: Float32Array
+    published: Published
     #: Used last in, first out, so that what is taken is still in the cache.
     receive_buffers: list[bytearray] = field(default_factory=list)
-    #: Encoded parameters of `encoded_version`, by codec id.
-    encoded: dict[int, Buffer] = field(default_factory=dict)
-    encoded_version: int = -1
+    #: Buffers with the payloads that a round of `bsp` keeps, the oldest first.
+    lent_buffers: list[bytearray] = field(default_factory=list)
     #: Workers at the gate, each with the future that lets it through, or sends it away with False.
     waiting: dict[int, asyncio.Future[bool]] = field(default_factory=dict)
+
+    def receive_buffer(self, size: int) -> bytearray:
+        """Memory of at least `size` bytes."""
+        buffer = self.receive_buffers.pop() if self.receive_buffers else bytearray()
+        return buffer if len(buffer) >= size else bytearray(size)
+
+    def lend(self, buffer: bytearray) -> None:
+        """A buffer whose payload the shard has applied, or keeps for its round."""
+        self.lent_buffers.append(buffer)
+        self.reclaim()
+
+    def reclaim(self) -> None:
+        """Take back what the shard no longer needs."""
+        while len(self.lent_buffers) > self.shard.kept_payloads:
+            self.take_back(self.lent_buffers.pop(0))
+
+    def take_back(self, buffer: bytearray) -> None:
+        if len(self.receive_buffers) < KEPT_BUFFERS:
+            self.receive_buffers.append(buffer)
 
     def open_gate(self) -> None:
         """Let through every waiting worker that may proceed; turn away who is no member now."""
@@ -76,29 +93,15 @@ class HostedShard:
             except RefusedError as error:
                 passage.set_exception(error)
 
-    def encode_parameters(self, codec: Codec) -> Buffer:
-        """The parameters as `codec` sends them; made once for each version."""
-        shard = self.shard
-        if self.encoded_version != shard.version:
-            self.encoded.clear()
-            self.encoded_version = shard.version
-        payload = self.encoded.get(codec.id)
-        if payload is None:
-            payload = codec.encode(shard.published(), None)
-            if np.may_share_memory(np.frombuffer(payload, np.uint8), shard.parameters):
-                # Later pushes change the parameters in place while this reply is being sent.
-                payload = bytes(payload)
-            self.encoded[codec.id] = payload
-        return payload
-
 
 class ShardService:
     """Serves all shards of one server process."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock) -> None:
         #: As the supervisor knows this server.
         self.server = 0
         self.incarnation = 0
+        self._clock = clock
         self._hosted: dict[int, HostedShard] = {}
         self._bytes_received = 0
         self._bytes_sent = 0
@@ -130,14 +133,21 @@ class ShardService:
         """Take over a shard: an Assignment with its arrays, fresh or from a checkpoint."""
         body = await read_body(incoming, ASSIGNMENT_LIMIT_BYTES)
         order, arrays = unpack(body, ShardOrder)
-        shard = _shard_of(order, arrays)
-        self._hosted[order.assignment.shard] = HostedShard(shard, np.empty_like(shard.parameters))
+        assignment = order.assignment
+        published = Published(
+            assignment.slice,
+            assignment.coding,
+            remember=assignment.optimizer.delay_compensation > 0,
+        )
+        self._hosted[assignment.shard] = HostedShard(_shard_of(order, arrays), published)
         return answer(Acknowledged())
 
     async def members(self, incoming: Incoming) -> Reply:
         message = await read_message(incoming, Members)
         for hosted in self._hosted.values():
             hosted.shard.set_members(message)
+            hosted.published.set_members(hosted.shard.members)
+            hosted.reclaim()
             hosted.open_gate()
         return answer(self.report())
 
@@ -162,43 +172,48 @@ class ShardService:
         if hosted is None:
             raise RefusedError("not-ready", f"shard {header.shard} is not on this server")
         hosted.shard.require(header.worker, header.incarnation)
-        reply_codec = _reply_codec(header)
+        wanted = wanted_of(header)
         outcome = Outcome(Status.NONE, hosted.shard.clock(header.worker), 0, 0)
+        receive_seconds = 0.0
         if header.kind == Kind.EXCHANGE:
-            outcome = await self._push(incoming, header, hosted)
+            outcome, receive_seconds = await self._push(incoming, header, hosted)
         elif header.kind != Kind.PULL or header.body_bytes or incoming.length != HEADER_BYTES:
             raise FrameError(f"a {header.kind.name} frame with {header.body_bytes} bytes of body")
         self._bytes_received += incoming.length
-        if header.flags & Flag.GATED:
-            passed = await self._wait_at_gate(hosted, header)
-        else:
-            passed = True
-        if passed:
-            # Pushes that have arrived in the meantime go in first: one encoding serves them all.
-            await asyncio.sleep(0)
-        reply = self._reply(header, hosted, outcome, reply_codec if passed else None)
-        self._bytes_sent += sum(len(part) for part in reply.parts)
-        return reply
+        publication = None
+        if Flag.GATED not in header.flags or await self._wait_at_gate(hosted, header):
+            shard, published = hosted.shard, hosted.published
+            if published.serves_many(wanted):
+                # Pushes that have arrived in the meantime go in first: one encoding serves them.
+                await asyncio.sleep(0)
+            publication = published.publication(wanted, shard.version, shard.published)
+        reply, sections = reply_of(header, outcome, publication, hosted.shard, receive_seconds)
+        parts = [encode_header(reply), *sections]
+        self._bytes_sent += sum(len(part) for part in parts)
+        return Reply(parts)
 
-    async def _push(self, incoming: Incoming, header: Header, hosted: HostedShard) -> Outcome:
-        codec = codec_of_frame(header.codec, header.codec_parameters)
+    async def _push(
+        self, incoming: Incoming, header: Header, hosted: HostedShard
+    ) -> tuple[Outcome, float]:
+        """What became of a push, and how many seconds its body took to arrive."""
         shard = hosted.shard
-        _check_sections(header, incoming.length, codec, shard)
-        body = hosted.receive_buffers.pop() if hosted.receive_buffers else bytearray()
-        if len(body) < header.body_bytes:
-            body = bytearray(header.body_bytes)
+        coder = coder_of_frame(
+            header.codec, header.codec_parameters, header.lossless, shard.assignment.slice
+        )
+        check_sections(header, incoming.length, coder, shard)
+        body = hosted.receive_buffer(header.body_bytes)
         view = memoryview(body)[: header.body_bytes]
+        began = self._clock.now()
         await incoming.read_into(view)
-        # From here to the shard's answer nothing awaits, so workers can share one scratch array.
-        codec.decode(view[: header.payload_bytes], hosted.gradient)
-        push = _push_of(header, view)
-        shard.require(header.worker, header.incarnation)
-        outcome = shard.push(push, hosted.gradient)
-        view.release()
-        if len(hosted.receive_buffers) < KEPT_BUFFERS:
-            hosted.receive_buffers.append(body)
+        seconds = self._clock.now() - began
+        model = hosted.published.model_of(header.worker, header.incarnation, header.position)
+        outcome = shard.push(push_of(header, view, coder, model))
+        if outcome.status is Status.APPLIED:
+            hosted.lend(body)
+        else:
+            hosted.take_back(body)
         hosted.open_gate()
-        return outcome
+        return outcome, seconds
 
     async def _wait_at_gate(self, hosted: HostedShard, header: Header) -> bool:
         """False: the poll's time is over, or a later request has taken this one's place."""
@@ -222,38 +237,6 @@ class ShardService:
         hosted.shard.require(worker, header.incarnation)
         return True
 
-    def _reply(
-        self, header: Header, hosted: HostedShard, outcome: Outcome, codec: Codec | None
-    ) -> Reply:
-        """codec: None leaves the parameters out, which tells the worker to ask again."""
-        shard = hosted.shard
-        payload: Buffer = b""
-        buffers: Buffer = b""
-        counters: Buffer = b""
-        if codec is not None:
-            payload = hosted.encode_parameters(codec)
-            if header.buffers_version != shard.buffers_version:
-                buffers, counters = shard.buffers.tobytes(), shard.counters
-        reply = Header(
-            kind=Kind.REPLY,
-            shard=header.shard,
-            worker=header.worker,
-            incarnation=header.incarnation,
-            sequence=header.sequence,
-            version=shard.version,
-            clock=outcome.clock,
-            codec=codec.id if codec else 0,
-            codec_parameters=codec.parameters() if codec else bytes(8),
-            status=outcome.status,
-            staleness=outcome.staleness,
-            lag=outcome.lag,
-            buffers_version=shard.buffers_version,
-            payload_bytes=len(payload),
-            buffers_bytes=len(buffers),
-            counters_bytes=len(counters),
-        )
-        return Reply([encode_header(reply), payload, buffers, counters])
-
 
 def _shard_of(order: ShardOrder, arrays: dict[str, np.ndarray]) -> Shard:
     """Raises FrameError if an array is missing or of the wrong size."""
@@ -265,47 +248,3 @@ def _shard_of(order: ShardOrder, arrays: dict[str, np.ndarray]) -> Shard:
         return Shard(assignment, arrays["parameters"], arrays["buffers"], counters)
     except (KeyError, ValueError) as error:
         raise FrameError(f"assignment of shard {assignment.shard}: {error}") from error
-
-
-def _reply_codec(header: Header) -> Codec:
-    kind = _CODECS_BY_ID.get(header.reply_codec)
-    if kind is None:
-        raise FrameError(f"unknown reply codec id {header.reply_codec}")
-    return kind()
-
-
-def _check_sections(header: Header, length: int, codec: Codec, shard: Shard) -> None:
-    """Sizes are known before a byte of the body is read, so no frame can make us allocate more."""
-    if length != HEADER_BYTES + header.body_bytes:
-        raise FrameError(f"the frame says {header.body_bytes} bytes of body, the request differs")
-    expected = codec.payload_bytes(len(shard.parameters))
-    if header.payload_bytes != expected:
-        raise FrameError(
-            f"shard {header.shard} has {len(shard.parameters)} parameters: a {codec.name} payload "
-            f"is {expected} bytes, got {header.payload_bytes}"
-        )
-    if header.buffers_bytes not in (0, shard.buffers.nbytes):
-        raise FrameError(
-            f"buffers are {shard.buffers.nbytes} bytes or none, got {header.buffers_bytes}"
-        )
-    if header.counters_bytes not in (0, len(shard.counters)):
-        raise FrameError(
-            f"counters are {len(shard.counters)} bytes or none, got {header.counters_bytes}"
-        )
-
-
-def _push_of(header: Header, body: memoryview) -> Push:
-    buffers_at = header.payload_bytes
-    counters_at = buffers_at + header.buffers_bytes
-    buffers = body[buffers_at:counters_at]
-    counters = body[counters_at:]
-    return Push(
-        worker=header.worker,
-        incarnation=header.incarnation,
-        sequence=header.sequence,
-        version=header.version,
-        samples=header.samples,
-        # Copied: the body's memory is used again for the next push.
-        buffers=np.frombuffer(bytes(buffers), "<f4") if header.buffers_bytes else None,
-        counters=bytes(counters) if header.counters_bytes else None,
-    )

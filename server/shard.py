@@ -5,7 +5,7 @@ in, and from nothing else: no clock on the wall, no chance. The parts it is made
 thing: the update rule applies a gradient, the gate says who may go on, the ledger counts, the
 round gathers a joint step. A push takes one way through them:
 
-    known worker? -> fits? -> duplicate? -> finite, not too old? -> step its clock
+    known worker? -> fits? -> duplicate? -> well-formed, finite, not too old? -> step its clock
     -> apply, or gather until the round of `bsp` is complete -> count
 
 A refused push changes no array, but its worker's clock goes on, so that nobody waits for it.
@@ -20,8 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from psedge.compression.codec import Float32Array
+from psedge.compression.coder import Opened
 from psedge.protocol.errors import FrameError, RefusedError
-from psedge.protocol.shards import Assignment, Members, ShardReport, ShardState
+from psedge.protocol.shards import Assignment, Member, Members, ShardReport, ShardState
 from psedge.protocol.wire import Status
 from psedge.server import schedule
 from psedge.server.aggregation import Round, merge_buffers
@@ -76,6 +77,7 @@ class Shard:
         self._gate = Gate(assignment.sync, largest=state.clock)
         self._ledger = Ledger(state)
         self._round = Round(elements, state.clock) if assignment.sync.mode == "bsp" else None
+        self._piece = assignment.slice
         self._revision = -1
         self._mean_lag = 0.0
 
@@ -129,32 +131,45 @@ class Shard:
             raise _unknown(worker)
         return self._gate.may_proceed(worker)
 
-    def push(self, push: Push, gradient: Float32Array) -> Outcome:
-        """Take one push; `gradient`, the mean over `push.samples` samples, may be overwritten.
+    @property
+    def members(self) -> tuple[Member, ...]:
+        """Who is live."""
+        return self._gate.members
 
-        In `bsp` an outcome APPLIED means that it is part of the round, for good.
+    @property
+    def kept_payloads(self) -> int:
+        """Payloads of pushes, the latest ones, that a round of `bsp` has yet to apply."""
+        return self._round.kept if self._round is not None else 0
 
-        Raises RefusedError for an unknown worker and FrameError for lengths that do not fit;
-        neither changes anything.
+    def push(self, push: Push) -> Outcome:
+        """Take one push.
+
+        In `bsp` an outcome APPLIED means that it is part of the round, for good; the memory of its
+        payload must then not change while it is among the `kept_payloads`.
+
+        Raises RefusedError for an unknown worker and FrameError for a malformed payload or lengths
+        that do not fit; neither changes anything.
         """
         self.require(push.worker, push.incarnation)
-        self._check(push, gradient)
+        self._check(push)
         if self._ledger.is_duplicate(push):
             return Outcome(Status.DUPLICATE, self._gate.clock(push.worker), staleness=0, lag=0)
         lag = max(0, self.version - push.version)
         weight = weight_of(self.assignment.sync, lag)
+        # Comes first, since it raises for a malformed payload.
+        status = _judge(push.opened, weight)
         self._mean_lag += LAG_FADE * (lag - self._mean_lag)
-        status = _judge(gradient, weight)
         staleness = self._gate.staleness(push.worker)
         outcome = Outcome(status, self._gate.advance(push.worker), staleness, lag)
         lr_factor = self._lr_factor()
         self._ledger.enter(push, outcome, pending=self._round is not None)
+        applied = push.opened if status is Status.APPLIED else None
         if self._round is not None:
-            if status is Status.APPLIED:
-                self._round.add(push, gradient, self.buffers)
+            if applied is not None:
+                self._round.add(push, applied, self.buffers)
             self._end_round(self._round, lr_factor)
-        elif status is Status.APPLIED:
-            self._apply(push, gradient, lr_factor, weight)
+        elif applied is not None:
+            self._apply(push, applied, lr_factor, weight)
         return outcome
 
     def published(self) -> Float32Array:
@@ -210,24 +225,36 @@ class Shard:
     def _lr_factor(self) -> float:
         return schedule.factor(self.assignment.schedule, self._ledger.samples_seen)
 
-    def _check(self, push: Push, gradient: Float32Array) -> None:
+    def _check(self, push: Push) -> None:
         if push.sequence < 1 or push.samples < 1:
             raise FrameError("a push has a sequence number and samples, both from 1")
-        lengths = [("parameters", self.parameters, gradient)]
-        if push.buffers is not None:
-            lengths.append(("buffers", self.buffers, push.buffers))
-        for name, mine, theirs in lengths:
-            if mine.shape != theirs.shape:
-                raise FrameError(f"the shard holds {len(mine)} {name}, the push {len(theirs)}")
+        piece = push.opened.piece if push.opened is not None else self._piece
+        if piece is not self._piece and piece != self._piece:
+            raise FrameError(
+                f"the shard holds {self._piece.elements} parameters from {self._piece.offset} on, "
+                f"the push {piece.elements} from {piece.offset} on"
+            )
+        if push.buffers is not None and push.buffers.shape != self.buffers.shape:
+            raise FrameError(
+                f"the shard holds {len(self.buffers)} buffers, the push {len(push.buffers)}"
+            )
         if push.counters is not None and len(push.counters) != len(self.counters):
             raise FrameError(
                 f"the shard holds {len(self.counters)} bytes of counters, "
                 f"the push {len(push.counters)}"
             )
 
-    def _apply(self, push: Push, gradient: Float32Array, lr_factor: float, weight: float) -> None:
+    def _apply(self, push: Push, opened: Opened, lr_factor: float, weight: float) -> None:
         """Take one step along a push by itself, and merge what came with it."""
-        self._rule.apply(self.parameters, gradient, lr_factor, weight)
+        self._rule.apply(
+            self.parameters,
+            [opened],
+            [1.0],
+            lr_factor=lr_factor,
+            weight=weight,
+            workers=self._gate.active,
+            compensation=push.model,
+        )
         self.version += 1
         if push.buffers is not None:
             merge_buffers(self.buffers, push.buffers, self._ledger.share(push.worker))
@@ -244,7 +271,9 @@ class Shard:
         mean = gathering.take()
         if mean is None:
             return
-        self._rule.apply(self.parameters, mean.gradient, lr_factor)
+        self._rule.apply(
+            self.parameters, mean.opened, mean.weights, lr_factor=lr_factor, dense=mean.dense
+        )
         self.version += 1
         if mean.buffers is not None:
             self.buffers[:] = mean.buffers
@@ -253,8 +282,9 @@ class Shard:
         self.buffers_version += mean.buffers is not None or mean.counters is not None
 
 
-def _judge(gradient: Float32Array, weight: float) -> Status:
-    if not _is_finite(gradient):
+def _judge(opened: Opened | None, weight: float) -> Status:
+    """Raises FrameError for a malformed payload."""
+    if opened is None or not opened.check(GRADIENT_LIMIT):
         return Status.REFUSED_NONFINITE
     return Status.APPLIED if weight else Status.REFUSED_LAG
 
@@ -263,19 +293,6 @@ def _owned(name: str, vector: NDArray[Any], elements: int) -> Float32Array:
     if vector.shape != (elements,):
         raise FrameError(f"the shard's {name} are {elements} elements, got {list(vector.shape)}")
     return np.array(vector, dtype=np.float32)
-
-
-def _is_finite(gradient: Float32Array) -> bool:
-    """Whether every element is a number small enough to be squared; NaN fails any comparison.
-
-    A small squared norm says so in one pass over memory; the exact answer takes two.
-    """
-    with np.errstate(all="ignore"):
-        if np.dot(gradient, gradient) < GRADIENT_LIMIT**2:
-            return True
-    largest = gradient.max(initial=0.0)
-    smallest = gradient.min(initial=0.0)
-    return bool(largest < GRADIENT_LIMIT and smallest > -GRADIENT_LIMIT)
 
 
 def _unknown(worker: int) -> RefusedError:

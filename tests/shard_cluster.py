@@ -8,6 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from psedge.compression.coder import Coder, Opened
+from psedge.compression.identity import Identity
+from psedge.compression.lossless import NoStage
+from psedge.protocol.layout import Slice
 from psedge.protocol.shards import (
     Assignment,
     GroupSettings,
@@ -27,6 +31,12 @@ CONSTANT = ScheduleSettings()
 
 def vector(*values: float) -> NDArray[np.float32]:
     return np.array(values, dtype=np.float32)
+
+
+def payload(*values: float, offset: int = 10) -> Opened:
+    """A gradient as a push brings it."""
+    coder = Coder(Identity(), NoStage(), Slice(offset, len(values), ()))
+    return coder.open(memoryview(vector(*values).tobytes()))
 
 
 def assignment(
@@ -72,8 +82,8 @@ class Cluster:
     def push(self, worker: int, *gradient: float, samples: int = 1, **further: Any) -> Outcome:
         key = (worker, self.members[worker].incarnation)
         self.sequences[key] = self.sequences.get(key, 0) + 1
-        push = Push(*key, self.sequences[key], self.shard.version, samples)
-        outcome = self.shard.push(dataclasses.replace(push, **further), vector(*gradient))
+        push = Push(*key, self.sequences[key], self.shard.version, samples, payload(*gradient))
+        outcome = self.shard.push(dataclasses.replace(push, **further))
         self.shard.check_invariants()
         return outcome
 

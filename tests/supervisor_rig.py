@@ -29,7 +29,7 @@ from psedge.supervisor.service import Supervisor
 from psedge.supervisor.setup import Evaluator, RunSetup
 from psedge.toml_config import load_config
 
-LAYOUT = Layout((TensorSpec("weight", (10,), "float32", "parameter", 0),))
+LAYOUT = Layout((TensorSpec("weight", (5, 2), "float32", "parameter", 0),))
 SETTINGS = OptimizerSettings("sgd", (GroupSettings(lr=0.1),))
 
 
@@ -65,8 +65,10 @@ class Rig:
         *,
         train_samples: int | None = 64,
         evaluator: Evaluator | None = None,
+        sections: dict[str, Any] | None = None,
         **cluster: Any,
     ) -> None:
+        """sections: of the config, besides the ones that every run here has."""
         self.clock, self.network = TestClock(), Network()
         self.notes: list[str] = []
         self.folder = folder
@@ -77,6 +79,7 @@ class Rig:
                 "data": {"dataset": "npz", "path": "x.npz", "batch_size": 4},
                 "schedule": {"length": 1},
                 "cluster": {**settings, "range_batches": 4, **cluster},
+                **(sections or {}),
             }
         )
         setup = RunSetup("run", str(folder), experiment, model_state(), train_samples, evaluator)
@@ -89,7 +92,7 @@ class Rig:
             token="",
             notify=self.notes.append,
         )
-        self.services = [ShardService() for _ in range(settings["servers"])]
+        self.services = [ShardService(self.clock) for _ in range(settings["servers"])]
         self.network.routes[HOME.url] = self.supervisor.routes()
 
     async def ask(self, path: str, message: msgspec.Struct) -> Any:
@@ -97,13 +100,13 @@ class Rig:
         assert reply_type is not None
         return await ask(self.network, HOME, path, message, reply_type)
 
-    async def register(self, *servers: int) -> None:
+    async def register(self, *servers: int, lossless: tuple[str, ...] = ("none",)) -> None:
         for server in servers:
-            url = f"http://10.0.0.{server}:7700"
-            self.network.routes[url] = self.services[server].routes()
+            host = f"10.0.0.{server}"
+            self.network.routes[f"http://{host}:7700"] = self.services[server].routes()
             await self.ask(
                 messages.REGISTER,
-                messages.Register(__version__, WIRE_VERSION, f"10.0.0.{server}", 7700, server),
+                messages.Register(__version__, WIRE_VERSION, host, 7700, server, lossless),
             )
 
     async def beat(self, server: int) -> None:

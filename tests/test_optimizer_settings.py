@@ -10,13 +10,20 @@ from hypothesis import strategies as st
 
 from psedge.protocol.errors import ConfigError
 from psedge.protocol.layout import Layout, TensorSpec, cut
-from psedge.protocol.shards import GroupSettings, ScheduleSettings, Segment, SyncSettings
+from psedge.protocol.shards import (
+    GroupSettings,
+    OptimizerSettings,
+    ScheduleSettings,
+    Segment,
+    SyncSettings,
+)
 from psedge.server.config import GroupConfig, OptimizerConfig, ScheduleConfig, SyncConfig
 from psedge.server.optimizer_settings import (
     outer_settings,
     schedule_settings,
     segments_of,
     settings_of,
+    shard_settings,
     sync_settings,
 )
 
@@ -74,6 +81,46 @@ def test_outer_step_averages_by_default_and_is_diloco_with_momentum() -> None:
     assert outer_settings(SyncConfig()).groups == (GroupSettings(lr=1.0),)
     diloco = outer_settings(SyncConfig(outer_lr=0.7, outer_momentum=0.9))
     assert diloco.groups == (GroupSettings(lr=0.7, momentum=0.9, nesterov=True),)
+
+
+MOMENTUM = OptimizerSettings("sgd", (GroupSettings(0.1, momentum=0.9),))
+ADAM = OptimizerSettings("adam", (GroupSettings(0.1),))
+
+
+@pytest.mark.parametrize(
+    ("settings", "optimizer", "sync", "adapts", "compensation"),
+    [
+        (MOMENTUM, OptimizerConfig(), SyncConfig("ssp"), True, 0.0),
+        (MOMENTUM, OptimizerConfig(delay_compensation=0.04), SyncConfig("asp"), True, 0.04),
+        (MOMENTUM, OptimizerConfig(momentum_adaptation=False), SyncConfig("ssp"), False, 0.0),
+        (MOMENTUM, OptimizerConfig(), SyncConfig("bsp"), False, 0.0),
+        (MOMENTUM, OptimizerConfig(), SyncConfig("ssp", weight_prediction=True), False, 0.0),
+        (ADAM, OptimizerConfig(delay_compensation=0.1), SyncConfig("ssp"), False, 0.1),
+    ],
+)
+def test_shards_remedy_staleness_where_there_is_any(
+    settings: OptimizerSettings,
+    optimizer: OptimizerConfig,
+    sync: SyncConfig,
+    adapts: bool,
+    compensation: float,
+) -> None:
+    assert shard_settings(settings, optimizer, sync) == OptimizerSettings(
+        settings.rule, settings.groups, adapts, compensation
+    )
+
+
+def test_shards_of_workers_with_steps_of_their_own_take_the_outer_step() -> None:
+    sync = SyncConfig(local_steps=4, outer_lr=0.7)
+    optimizer = OptimizerConfig(delay_compensation=0.1)
+    assert shard_settings(ADAM, optimizer, sync) == outer_settings(sync)
+
+
+def test_shards_leave_momentum_to_workers_that_correct_it() -> None:
+    settings = shard_settings(
+        MOMENTUM, OptimizerConfig(), SyncConfig("bsp"), momentum_correction=True
+    )
+    assert settings.groups == (GroupSettings(0.1),)
 
 
 def test_lengths_in_epochs_become_samples() -> None:

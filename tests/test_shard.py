@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from shard_cluster import Cluster, assignment, vector
+from shard_cluster import Cluster, assignment, payload, vector
 
 from psedge.protocol.errors import FrameError, RefusedError
 from psedge.protocol.shards import (
@@ -35,10 +35,10 @@ def test_each_push_is_one_step(mode: str) -> None:
 @pytest.mark.parametrize("mode", ["bsp", "ssp", "asp"])
 def test_a_retry_is_recognised_and_not_applied_again(mode: str) -> None:
     cluster = Cluster(mode, workers=1)
-    push = Push(0, 1, 1, 0, samples=3, buffers=vector(5.0), counters=b"\x01")
-    assert cluster.shard.push(push, vector(1.0, 1.0)).status is Status.APPLIED
+    push = Push(0, 1, 1, 0, 3, payload(1.0, 1.0), buffers=vector(5.0), counters=b"\x01")
+    assert cluster.shard.push(push).status is Status.APPLIED
     before, report = cluster.bits(), cluster.shard.report()
-    again = cluster.shard.push(push, vector(1.0, 1.0))
+    again = cluster.shard.push(push)
     assert (again.status, again.clock) == (Status.DUPLICATE, 1)
     assert (cluster.bits(), cluster.shard.report()) == (before, report)
 
@@ -57,7 +57,7 @@ def test_a_new_incarnation_counts_from_one_again() -> None:
 def test_only_members_are_served(worker: int, incarnation: int) -> None:
     cluster = Cluster()
     with pytest.raises(RefusedError) as refusal:
-        cluster.shard.push(Push(worker, incarnation, 1, 0, 1), vector(1.0, 1.0))
+        cluster.shard.push(Push(worker, incarnation, 1, 0, 1, payload(1.0, 1.0)))
     assert refusal.value.code == "unknown-worker"
     with pytest.raises(RefusedError):
         cluster.shard.may_proceed(7)
@@ -101,6 +101,24 @@ def test_a_push_past_the_lag_bound_is_refused() -> None:
     assert cluster.shard.parameters.tolist() == [-1.0, -1.0]
     assert cluster.shard.buffers.tolist() == [0.0]
     assert cluster.progress(1).pushes_refused_lag == 1
+
+
+def test_momentum_adapts_to_the_workers_that_are_not_idle() -> None:
+    group = GroupSettings(lr=1.0, momentum=0.9)
+    cluster = Cluster(workers=4, optimizer=OptimizerSettings("sgd", (group,), True))
+    cluster.members[3] = Member(3, 1, idle=True)
+    cluster.tell()
+    cluster.push(0, 1.0, 0.0)
+    cluster.push(1, 0.0, 0.0)
+    # Three workers: momentum 0.7, and three times the rate.
+    np.testing.assert_allclose(cluster.shard.parameters, [-3.0 - 2.1, 0.0], rtol=1e-6)
+
+
+def test_a_push_whose_gradient_was_left_out_is_refused_and_counted() -> None:
+    cluster = Cluster()
+    outcome = cluster.push(0, 1.0, 1.0, opened=None, samples=5)
+    assert (outcome.status, outcome.clock) == (Status.REFUSED_NONFINITE, 1)
+    assert cluster.progress(0).pushes_refused_nonfinite == 1
 
 
 def test_parameters_of_the_future_have_no_lag() -> None:
@@ -150,17 +168,17 @@ def test_nothing_sent_is_nothing_changed() -> None:
         {"samples": 0},
         {"buffers": vector(1.0, 2.0)},
         {"counters": b""},
-        {"gradient": vector(1.0)},
-        {"gradient": vector(1.0, 2.0, 3.0)},
+        {"opened": payload(1.0)},
+        {"opened": payload(1.0, 2.0, 3.0)},
+        {"opened": payload(1.0, 2.0, offset=12)},
     ],
 )
 def test_what_does_not_fit_is_refused_and_changes_nothing(wrong: dict[str, Any]) -> None:
     cluster = Cluster("ssp")
     before, report = cluster.bits(), cluster.shard.report()
-    fields: dict[str, Any] = {"sequence": 1, "samples": 1, "gradient": vector(1.0, 1.0)} | wrong
-    gradient = fields.pop("gradient")
+    fields: dict[str, Any] = {"sequence": 1, "samples": 1, "opened": payload(1.0, 1.0)} | wrong
     with pytest.raises(FrameError):
-        cluster.shard.push(Push(worker=0, incarnation=1, version=0, **fields), gradient)
+        cluster.shard.push(Push(worker=0, incarnation=1, version=0, **fields))
     assert (cluster.bits(), cluster.shard.report()) == (before, report)
 
 
@@ -197,9 +215,9 @@ def test_a_restored_shard_goes_on_as_the_first_would_have(mode: Any, kind: Any) 
     assert twin.report() == cluster.shard.report()
     twin.set_members(Members(0, (Member(0, 1),)))
     for shard in (cluster.shard, twin):
-        retry = shard.push(Push(0, 1, 5, 4, 4), vector(5.0, 4.0))
+        retry = shard.push(Push(0, 1, 5, 4, 4, payload(5.0, 4.0)))
         assert (retry.status, retry.clock) == (Status.DUPLICATE, 5)
-        assert shard.push(Push(0, 1, 6, 5, 4), vector(3.0, 2.0)).clock == 6
+        assert shard.push(Push(0, 1, 6, 5, 4, payload(3.0, 2.0))).clock == 6
         shard.check_invariants()
     assert twin.report() == cluster.shard.report()
     assert twin.state()[0] == cluster.shard.state()[0]
@@ -224,5 +242,5 @@ def test_arrays_are_copied() -> None:
     parameters = vector(1.0, 2.0)
     shard = Shard(assignment(SyncSettings("asp")), parameters, vector(0.0), b"\x00")
     shard.set_members(Members(1, (Member(0, 1),)))
-    shard.push(Push(0, 1, 1, 0, 1), vector(1.0, 1.0))
+    shard.push(Push(0, 1, 1, 0, 1, payload(1.0, 1.0)))
     assert parameters.tolist() == [1.0, 2.0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from shard_cluster import Cluster, vector
+from shard_cluster import Cluster, payload, vector
 
 from psedge.protocol.shards import Member, Members, Progress
 from psedge.protocol.wire import Status
@@ -101,9 +101,9 @@ def test_a_round_of_refused_pushes_changes_nothing_and_goes_on() -> None:
 
 def test_a_retry_is_recognised_while_its_round_still_gathers() -> None:
     cluster = Cluster("bsp")
-    push = Push(0, 1, 1, 0, samples=3)
-    cluster.shard.push(push, vector(2.0, 2.0))
-    assert cluster.shard.push(push, vector(2.0, 2.0)).status is Status.DUPLICATE
+    push = Push(0, 1, 1, 0, 3, payload(2.0, 2.0))
+    cluster.shard.push(push)
+    assert cluster.shard.push(push).status is Status.DUPLICATE
     cluster.push(1, 0.0, 0.0, samples=3)
     assert cluster.shard.parameters.tolist() == [-1.0, -1.0]
 
@@ -122,6 +122,6 @@ def test_an_unfinished_round_is_not_in_the_state_so_its_push_can_be_sent_again()
     cluster.push(0, 2.0, 2.0)
     twin = Shard.restored(cluster.shard.assignment, *cluster.shard.state())
     twin.set_members(Members(0, (Member(0, 1), Member(1, 1))))
-    assert twin.push(Push(0, 1, 1, 0, 1), vector(2.0, 2.0)).status is Status.APPLIED
-    twin.push(Push(1, 1, 1, 0, 1), vector(0.0, 0.0))
+    assert twin.push(Push(0, 1, 1, 0, 1, payload(2.0, 2.0))).status is Status.APPLIED
+    twin.push(Push(1, 1, 1, 0, 1, payload(0.0, 0.0)))
     assert twin.parameters.tolist() == [-1.0, -1.0]

@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from psedge.compression.codes import BUCKET
+from psedge.protocol.coding import CodingSettings
 from psedge.protocol.errors import ConfigError
-from psedge.protocol.layout import Layout, TensorSpec
+from psedge.protocol.layout import Layout, TensorSlice, TensorSpec
 from psedge.protocol.shards import (
     Assignment,
     GroupSettings,
@@ -25,12 +27,13 @@ LAYOUT = Layout((
     TensorSpec("norm.count", (), "int64", "counter", 0),
     TensorSpec("embed", (3,), "float16", "frozen", 0),
 ))  # fmt: skip
+CODING = CodingSettings(push="q4")
 OPTIMIZER = OptimizerSettings("sgd", (GroupSettings(0.1), GroupSettings(0.2)))
 
 
 def _plan(servers: int) -> list[Assignment]:
     schedule, sync = ScheduleSettings(total=9), SyncSettings("ssp")
-    return plan_shards(LAYOUT, OPTIMIZER, (0, 1, 0), schedule, sync, servers)
+    return plan_shards(LAYOUT, OPTIMIZER, (0, 1, 0), schedule, sync, CODING, servers)
 
 
 def test_one_server_holds_everything() -> None:
@@ -38,16 +41,35 @@ def test_one_server_holds_everything() -> None:
     assert (only.start, only.stop, only.buffers_start, only.buffers_stop) == (0, 31, 0, 5)
     assert only.counters_bytes == 8
     assert only.segments == (Segment(0, 20, 0), Segment(20, 25, 1), Segment(25, 31, 0))
+    assert only.tensors == (TensorSlice(0, 20, 4),)
+    assert only.coding == CODING
     assert (only.optimizer, only.schedule.total, only.sync.mode) == (OPTIMIZER, 9, "ssp")
 
 
 def test_three_servers_share_equally_and_tensors_are_cut() -> None:
     shards = _plan(3)
-    assert [(each.start, each.stop) for each in shards] == [(0, 10), (10, 20), (20, 31)]
+    assert [(each.start, each.stop) for each in shards] == [(0, 8), (8, 16), (16, 31)]
     assert [each.shard for each in shards] == [0, 1, 2]
     assert [each.counters_bytes for each in shards] == [8, 0, 0]
     assert [each.buffers_stop - each.buffers_start for each in shards] == [1, 2, 2]
-    assert shards[2].segments == (Segment(0, 5, 1), Segment(5, 11, 0))
+    assert shards[2].segments == (Segment(0, 4, 0), Segment(4, 9, 1), Segment(9, 15, 0))
+    assert [each.tensors for each in shards] == [
+        (TensorSlice(0, 8, 4),), (TensorSlice(0, 8, 4),), (TensorSlice(0, 4, 4),),
+    ]  # fmt: skip
+    assert [each.slice.coded for each in shards] == [8, 8, 4]
+
+
+@pytest.mark.parametrize("servers", [1, 2, 3, 7])
+def test_cuts_fall_between_the_buckets_of_codecs(servers: int) -> None:
+    layout = Layout((TensorSpec("weight", (461, 1003), "float32", "parameter", 0),))
+    shards = plan_shards(
+        layout, OPTIMIZER, (0,), ScheduleSettings(), SyncSettings("asp"), CODING, servers
+    )
+    starts = [each.start for each in shards]
+    assert all(start % BUCKET == 0 for start in starts)
+    assert shards[-1].stop == 461 * 1003
+    sizes = [each.stop - each.start for each in shards]
+    assert max(sizes) - min(sizes) < 2 * BUCKET
 
 
 def test_vectors_come_back_whole() -> None:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from shard_cluster import payload
 
 from psedge.protocol.layout import Layout, TensorSpec, cut
 from psedge.protocol.shards import (
@@ -107,9 +108,10 @@ def test_bsp_equals_one_process_with_the_large_batch_step_by_step() -> None:
             loss = torch.nn.functional.cross_entropy(replica(parts[worker][0]), parts[worker][1])
             gradient = flat(list(torch.autograd.grad(loss, list(replica.parameters()))))
             for shard in shards:
-                push = Push(worker, 1, step + 1, shard.version, BATCHES[worker])
-                part = gradient[shard.assignment.start : shard.assignment.stop]
-                assert shard.push(push, part).status is Status.APPLIED
+                start = shard.assignment.start
+                part = payload(*gradient[start : shard.assignment.stop], offset=start)
+                push = Push(worker, 1, step + 1, shard.version, BATCHES[worker], part)
+                assert shard.push(push).status is Status.APPLIED
         np.testing.assert_allclose(
             np.concatenate([shard.parameters for shard in shards]),
             flat(list(model.parameters())),
@@ -180,17 +182,25 @@ class World:
         samples = worker + one.sequence
         buffers = np.array([gradient], dtype=np.float32)
         one.latest = Push(
-            worker, one.incarnation, one.sequence, self.shard.version, samples, buffers, b"\x01"
+            worker,
+            one.incarnation,
+            one.sequence,
+            self.shard.version,
+            samples,
+            payload(gradient, offset=0),
+            buffers,
+            b"\x01",
         )
         self.sent[worker, one.incarnation] += samples
-        outcome = self.shard.push(one.latest, np.array([gradient], dtype=np.float32))
+        outcome = self.shard.push(one.latest)
         finite = gradient == gradient
         assert outcome.status is (Status.APPLIED if finite else Status.REFUSED_NONFINITE)
         assert self.bound is None or outcome.staleness <= self.bound
 
     def retry(self, latest: Push) -> None:
         before = self.shard.parameters.tobytes(), self.shard.buffers.tobytes(), self.shard.report()
-        outcome = self.shard.push(latest, np.array([100.0], dtype=np.float32))
+        again = dataclasses.replace(latest, opened=payload(100.0, offset=0))
+        outcome = self.shard.push(again)
         assert outcome.status is Status.DUPLICATE
         after = self.shard.parameters.tobytes(), self.shard.buffers.tobytes(), self.shard.report()
         assert before == after
@@ -232,7 +242,7 @@ def test_a_joint_step_is_the_mean_over_samples_in_any_order(
         world.workers[worker] = Simulated(1)
     world.tell()
     for worker, (samples, value) in reversed(list(enumerate(pushes))):
-        world.shard.push(Push(worker, 1, 1, 0, samples), np.array([value], dtype=np.float32))
+        world.shard.push(Push(worker, 1, 1, 0, samples, payload(value, offset=0)))
     total = sum(samples for samples, _ in pushes)
     mean = sum(samples * value for samples, value in pushes) / total
     np.testing.assert_allclose(world.shard.parameters, [-0.01 * mean], rtol=1e-4, atol=1e-6)

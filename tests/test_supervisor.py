@@ -43,7 +43,7 @@ def test_training_starts_when_servers_and_workers_are_there(tmp_path: Path) -> N
         with pytest.raises(RefusedError, match="1 more of 2 workers"):
             await rig.join("a", 1)
         reply = await rig.join("b", 2)
-        assert [(shard.start, shard.stop) for shard in reply.shards] == [(0, 5), (5, 10)]
+        assert [(shard.start, shard.stop) for shard in reply.shards] == [(0, 4), (4, 10)]
         assert reply.shards[0].url == ""
         assert reply.shards[1].url == "http://10.0.0.1:7700"
         assert (await rig.status()).phase == "training"

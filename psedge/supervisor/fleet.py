@@ -57,6 +57,8 @@ class ServerEntry:
     dead: bool = False
     #: It has heard that the run has ended.
     told: bool = False
+    #: Lossless stages that it can undo.
+    lossless: tuple[str, ...] = ()
 
 
 class Fleet:
@@ -85,7 +87,9 @@ class Fleet:
         host = peer if message.host in ("0.0.0.0", "::", "") else message.host  # noqa: S104
         bracketed = f"[{host}]" if ":" in host else host
         url = f"http://{bracketed}:{message.port}"
-        entry = ServerEntry(len(self.servers), url, message.incarnation, now)
+        entry = ServerEntry(
+            len(self.servers), url, message.incarnation, now, lossless=message.lossless
+        )
         self.servers.append(entry)
         return entry
 
@@ -216,9 +220,21 @@ class Fleet:
                         stop=placed.stop,
                         buffers_start=placed.buffers_start,
                         buffers_stop=placed.buffers_stop,
+                        tensors=placed.tensors,
                     )
                 )
         return tuple(sorted(found, key=lambda address: address.shard))
+
+    def lossless(self) -> tuple[str, ...]:
+        """Lossless stages that every server with shards can undo, as the first one names them."""
+        owners = [entry for entry in self.servers if entry.shards]
+        if not owners:
+            return ()
+        return tuple(
+            name
+            for name in owners[0].lossless
+            if all(name in entry.lossless for entry in owners[1:])
+        )
 
     def shard_reports(self) -> list[ShardReport]:
         """The latest report of each shard, by shard number."""

@@ -40,7 +40,8 @@ class ModelState:
     shard_states: tuple[ShardState, ...] = ()
 
     def check(self) -> None:
-        """Raises FrameError when a vector has not the length that the layout says."""
+        """Raises FrameError when a vector has not the length that the layout says, or the layout
+        not the order that codecs rely on."""
         for role, vector in (
             ("parameter", self.parameters),
             ("buffer", self.buffers),
@@ -52,6 +53,9 @@ class ModelState:
                 raise FrameError(
                     f"the {role} vector has {vector.shape} elements, its layout says {expected}"
                 )
+        flat = [len(tensor.shape) < 2 for tensor in self.layout.of_role("parameter")]
+        if flat != sorted(flat):
+            raise FrameError("the layout has parameters of one dimension before others")
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """All vectors by name, as a checkpoint stores them."""

@@ -10,11 +10,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from psedge.compression.coding_plan import resolve_coding
+from psedge.protocol.coding import CodingSettings
 from psedge.protocol.errors import RefusedError, UserError
 from psedge.protocol.messages import Heartbeat, Join
 from psedge.protocol.ports import Transport
 from psedge.protocol.shards import OptimizerSettings, ScheduleSettings, SyncSettings
-from psedge.server.optimizer_settings import outer_settings, schedule_settings, sync_settings
+from psedge.server.optimizer_settings import schedule_settings, shard_settings, sync_settings
 from psedge.server.schedule import factor
 from psedge.supervisor.data_plan import DataPlan
 from psedge.supervisor.fleet import Fleet
@@ -66,6 +68,7 @@ class RunState:
         self.plan: DataPlan | None = None
         self.sync: SyncSettings = sync_settings(setup.experiment.sync)
         self.schedule = ScheduleSettings()
+        self.coding = CodingSettings()
         self.losses = LossWindow()
         self.notes: list[str] = []
         self._new_notes: list[str] = []
@@ -159,13 +162,20 @@ class RunState:
         assert model is not None, "start comes after the model"
         epoch_samples = self._epoch_samples()
         self.schedule = self._resolved_schedule(epoch_samples)
+        self._resolve_coding(model)
         local = self.experiment.sync.local_steps > 1
         assignments = plan_shards(
             model.layout,
-            outer_settings(self.experiment.sync) if local else model.settings,
+            shard_settings(
+                model.settings,
+                self.experiment.optimizer,
+                self.experiment.sync,
+                momentum_correction=self.coding.momentum_correction > 0,
+            ),
             (0,) * len(model.groups) if local else model.groups,
             ScheduleSettings() if local else self.schedule,
             self.sync,
+            self.coding,
             self.experiment.cluster.servers,
         )
         vectors = model.arrays()
@@ -231,10 +241,28 @@ class RunState:
         if self.plan is not None and local_samples:
             self.plan.open_pool(worker, name, local_samples)
 
-    def take_heartbeat(self, message: Heartbeat, samples_before: int) -> None:
-        """samples_before: of the worker's heartbeat before this one."""
+    def take_heartbeat(self, name: str, before: Heartbeat | None, message: Heartbeat) -> None:
+        """before: the worker's heartbeat before this one, None for its first."""
         if message.loss is not None:
+            samples_before = before.samples if before is not None else 0
             self.losses.add(message.loss, max(message.samples - samples_before, 0))
+        coding_before = before.coding if before is not None else ""
+        if message.coding != coding_before and message.coding_reason:
+            self.note(f"worker {name} sends and receives {message.coding}: {message.coding_reason}")
+
+    def _resolve_coding(self, model: ModelState) -> None:
+        cluster = self.experiment.cluster
+        self.coding, reason = resolve_coding(
+            self.experiment.compression,
+            mode=self.sync.mode,
+            momentum=model.settings.groups[0].momentum,
+            parameters=len(model.parameters),
+            workers=max(cluster.workers, len(self.membership.live())),
+            servers=cluster.servers,
+            seed=self.experiment.seed,
+        )
+        if self.coding.pull != "identity":
+            self.note(reason)
 
     def _epoch_samples(self) -> int:
         data = self.experiment.data

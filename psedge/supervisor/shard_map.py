@@ -1,7 +1,9 @@
 """Which server owns which part of the model: equal cuts of the flat vectors, and back again.
 
 The parameter and buffer vectors are cut by length alone, so every server carries the same load and
-a tensor lies on two servers wherever a cut falls. Counters are few; shard 0 holds them whole.
+a tensor lies on two servers wherever a cut falls. Parameters are cut between the buckets of the
+codecs, so that what becomes of an element does not depend on how many servers there are. Counters
+are few; shard 0 holds them whole.
 """
 
 from __future__ import annotations
@@ -12,8 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from psedge.compression.codes import BUCKET
+from psedge.protocol.coding import CodingSettings
 from psedge.protocol.errors import ConfigError
-from psedge.protocol.layout import Layout, cut
+from psedge.protocol.layout import Layout, cut, slice_of
 from psedge.protocol.shards import Assignment, OptimizerSettings, ScheduleSettings, SyncSettings
 from psedge.server.optimizer_settings import segments_of
 
@@ -26,6 +30,7 @@ def plan_shards(
     groups: tuple[int, ...],
     schedule: ScheduleSettings,
     sync: SyncSettings,
+    coding: CodingSettings,
     servers: int,
 ) -> list[Assignment]:
     """One shard for each of `servers`, in order.
@@ -39,7 +44,9 @@ def plan_shards(
             f"[cluster] servers = {servers}, but the model has only {parameters} parameters: "
             "each server needs at least one"
         )
-    ranges = zip(cut(parameters, servers), cut(layout.length("buffer"), servers), strict=True)
+    ranges = zip(
+        cut(parameters, servers, BUCKET), cut(layout.length("buffer"), servers), strict=True
+    )
     return [
         Assignment(
             shard=shard,
@@ -52,6 +59,8 @@ def plan_shards(
             optimizer=optimizer,
             schedule=schedule,
             sync=sync,
+            tensors=slice_of(layout, start, stop).tensors,
+            coding=coding,
         )
         for shard, ((start, stop), (buffers_start, buffers_stop)) in enumerate(ranges)
     ]

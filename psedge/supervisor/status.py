@@ -88,5 +88,7 @@ def _worker_status(entry: WorkerEntry, progress: Progress | None) -> WorkerStatu
         pushes_refused=refused,
         bytes_pushed=totals.bytes_pushed,
         bytes_pulled=totals.bytes_pulled,
+        coding=beat.coding if beat is not None else "",
+        coding_reason=beat.coding_reason if beat is not None else "",
         note=entry.note,
     )

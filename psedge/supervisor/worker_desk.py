@@ -168,15 +168,15 @@ class WorkerDesk:
 
     def _welcome(self, entry: WorkerEntry) -> JoinReply:
         state = self._state
-        cluster, compression = state.experiment.cluster, state.experiment.compression
+        cluster = state.experiment.cluster
         local = state.local_optimizer()
         return JoinReply(
             worker=entry.worker,
             name=entry.name,
             shards=state.fleet.addresses(),
             sync=state.sync,
-            push_codec=compression.push,
-            pull_codec=compression.pull,
+            coding=state.coding,
+            lossless=state.fleet.lossless(),
             lease_seconds=cluster.lease_seconds,
             heartbeat_seconds=cluster.heartbeat_seconds,
             local_optimizer=LocalOptimizer(*local) if local else None,
@@ -218,7 +218,7 @@ class WorkerDesk:
         entry = membership.entry(message.worker, message.incarnation)
         if entry is None:
             return answer(HeartbeatReply("rejoin"))
-        state.take_heartbeat(message, entry.heartbeat.samples if entry.heartbeat else 0)
+        state.take_heartbeat(entry.name, entry.heartbeat, message)
         membership.renew(message.worker, message.incarnation, self._clock.now(), message)
         ending = state.stop_reason is not None or state.phase in ("stopped", "failed")
         return answer(HeartbeatReply("stop" if ending else "continue", state.lr_factor()))
