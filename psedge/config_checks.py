@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 
+from psedge.coding_checks import coding
 from psedge.config import Experiment
 from psedge.protocol.errors import ConfigError
 
@@ -27,6 +28,7 @@ def _finite(experiment: Experiment) -> Iterator[str]:
         ("[optimizer] weight_decay", optimizer.weight_decay),
         ("[optimizer] momentum", optimizer.momentum),
         ("[optimizer] eps", optimizer.eps),
+        ("[optimizer] delay_compensation", optimizer.delay_compensation),
         ("[schedule] length", schedule.length),
         ("[schedule] warmup", schedule.warmup),
         ("[schedule] gamma", schedule.gamma),
@@ -91,6 +93,23 @@ def _prediction(experiment: Experiment) -> Iterator[str]:
         )
 
 
+def _compensation(experiment: Experiment) -> Iterator[str]:
+    """Servers must know on which parameters a gradient was computed, and that they moved since."""
+    strength, sync = experiment.optimizer.delay_compensation, experiment.sync
+    if not strength:
+        return
+    where = f"[optimizer] delay_compensation = {strength:g}"
+    if sync.mode == "bsp":
+        yield f'{where} is for [sync] mode = "ssp" or "asp": in "bsp" no gradient is stale'
+    if sync.local_steps > 1:
+        yield f"{where} cannot go with [sync] local_steps = {sync.local_steps}"
+    if experiment.worker.overlap:
+        yield (
+            f"{where} cannot go with [worker] overlap = true: gradients are then computed on "
+            "older parameters than servers know of"
+        )
+
+
 def _worker(experiment: Experiment) -> Iterator[str]:
     local_steps = experiment.sync.local_steps
     if local_steps > 1 and experiment.worker.overlap:
@@ -136,4 +155,14 @@ def _cluster(experiment: Experiment) -> Iterator[str]:
         yield f"[cluster] pace = {list(cluster.pace)}: 1 is full speed, 3 is three times slower"
 
 
-RULES: tuple[Rule, ...] = (_finite, _optimizer, _schedule, _prediction, _worker, _parts, _cluster)
+RULES: tuple[Rule, ...] = (
+    _finite,
+    _optimizer,
+    _schedule,
+    _prediction,
+    _compensation,
+    _worker,
+    _parts,
+    _cluster,
+    coding,
+)

@@ -150,9 +150,18 @@ def test_tied_weights_appear_once_with_their_other_name() -> None:
     layout = layout_of(Tied())
     names = [spec.name for spec in layout.tensors]
     assert "head.weight" not in names
-    assert layout.of_role("parameter")[1].aliases == ("head.weight",)
+    assert layout.of_role("parameter")[0].aliases == ("head.weight",)
     state = state_dict_of(layout, bound(Tied()).vectors)
     assert state["head.weight"] is state["embedding.weight"]
+
+
+def test_matrices_come_before_vectors_and_otherwise_the_models_order_holds() -> None:
+    model = nn.Sequential(
+        nn.Linear(2, 3), nn.Conv1d(3, 2, 1), nn.LayerNorm(2), nn.Bilinear(2, 2, 1)
+    )
+    names = [spec.name for spec in layout_of(model).of_role("parameter")]
+    matrices, vectors = ["0.weight", "1.weight", "3.weight"], ["0.bias", "1.bias", "2.weight"]
+    assert names == [*matrices, *vectors, "2.bias", "3.bias"]
 
 
 def test_layouts_are_ordered_by_role_and_offset() -> None:

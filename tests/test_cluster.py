@@ -56,7 +56,9 @@ def test_bsp_equals_large_batch_sgd_step_by_step(tmp_path: Path) -> None:
     # k-th batch of each, whoever has which.
     data = points()
     model, alone = network(), network()
-    result = run(tmp_path, config(sync={"mode": "bsp"}), model=model, dataset=(data, data))
+    exact = {"push": "identity", "pull": "identity"}
+    settings = config(sync={"mode": "bsp"}, compression=exact)
+    result = run(tmp_path, settings, model=model, dataset=(data, data))
     optimizer = torch.optim.SGD(alone.parameters(), lr=0.1, momentum=0.9)
     inputs, targets = data.tensors
     for epoch in range(2):
@@ -93,11 +95,15 @@ def test_a_paced_straggler_keeps_the_others_within_the_bound(tmp_path: Path) -> 
     assert sum(steps) == 2 * 512 // 8
 
 
-@pytest.mark.parametrize("push", ["identity", "float16"])
-def test_training_learns_through_either_codec(tmp_path: Path, push: str) -> None:
+@pytest.mark.parametrize(
+    ("push", "pull", "mode"),
+    [("identity", "identity", "ssp"), ("float16", "float16", "ssp"), ("q4", "q8", "bsp")],
+)
+def test_training_learns_through_any_codec(tmp_path: Path, push: str, pull: str, mode: str) -> None:
     settings = config(
-        compression={"push": push, "pull": push},
+        compression={"push": push, "pull": pull},
         schedule={"length": 8},
+        sync={"mode": mode},
         worker={"overlap": push == "float16"},
     )
     result = run(tmp_path, settings, model=network(), dataset=(points(512), points(256, seed=1)))

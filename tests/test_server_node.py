@@ -34,7 +34,7 @@ class Desk:
         self.notes: list[str] = []
         self.reports: list[ServerReport] = []
         self.node = ServerNode(
-            ShardService(),
+            ShardService(self.clock),
             HOME,
             host="127.0.0.1",
             port=7701,

@@ -76,8 +76,9 @@ def test_overrides_reach_tables_and_lists_of_tables() -> None:
         ({"lr": 1}, 'config: the experiment has no key "lr"; it belongs in [optimizer]'),
         ({"optimizer": {"batch_size": 1}},
          'config: [optimizer] has no key "batch_size"; it belongs in [data]'),
-        ({"compression": {"zzz": 1}},
-         'config: [compression] has no key "zzz"; known are pull, push'),
+        ({"checkpoint": {"zzz": 1}},
+         'config: [checkpoint] has no key "zzz"; known are evaluate_every_epochs, every_epochs, '
+         "every_seconds, keep"),
         ({"optimizer": {"groups": [{"match": "a"}, {"mach": "b"}]}},
          'config: [optimizer.groups] has no key "mach"; did you mean "match"?'),
         ({"optimizer": {"groups": [{"lr": 1}]}},
@@ -85,7 +86,8 @@ def test_overrides_reach_tables_and_lists_of_tables() -> None:
         ({"optimizer": {"lr": "big"}}, 'config: [optimizer] lr = "big": expected a number'),
         ({"optimizer": {"lr": 0}}, "config: [optimizer] lr = 0: expected a number > 0.0"),
         ({"compression": {"push": "float61"}},
-         'config: [compression] push = "float61": must be one of identity, float16; '
+         'config: [compression] push = "float61": must be one of auto, identity, float16, '
+         'bfloat16, q8, q4, ternary, sign, ecsq, top-k, adacomp, power-sgd; '
          'did you mean "float16"?'),
         ({"optimizer": {"betas": [0.9]}},
          "config: [optimizer] betas = [0.9]: expected a list of length 2"),
@@ -169,6 +171,10 @@ def test_a_mistake_in_a_flag_is_not_blamed_on_the_file(tmp_path: Path) -> None:
         ({"schedule": {"kind": "one-cycle"}}, "needs a warmup"),
         ({"sync": {"local_steps": 4}, "worker": {"overlap": True}}, "choose one"),
         ({"sync": {"local_steps": 4}, "worker": {"accumulate": 2}}, "take a larger batch_size"),
+        ({"sync": {"mode": "bsp"}, "optimizer": {"delay_compensation": 0.1}}, "is for [sync] mode"),
+        ({"sync": {"local_steps": 4}, "optimizer": {"delay_compensation": 0.1}}, "cannot go with"),
+        ({"worker": {"overlap": True}, "optimizer": {"delay_compensation": 0.1}}, "overlap = true"),
+        ({"optimizer": {"delay_compensation": float("inf")}}, "expected a finite number"),
         ({"data": {"dataset": "digits"}}, "[data] without [model]"),
         ({"model": {"factory": "mlp"}}, "[model] without [data]"),
         ({**BASE, "data": {"dataset": "npz", "path": "../x"}}, "leaves the data folder"),

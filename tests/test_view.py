@@ -93,6 +93,21 @@ def test_figures_are_never_cut(width: int) -> None:
     assert ("device" in heading) == (width == 120)
 
 
+@pytest.mark.parametrize("width", [80, 140])
+def test_the_codecs_in_use_are_named(width: int) -> None:
+    workers = tuple(
+        WorkerStatus(f"pi-{index}", "alive", coding="q4 / q8" if index else "ecsq+zstd / q4")
+        for index in range(3)
+    )
+    text = drawn(render(msgspec.structs.replace(STATUS, workers=workers)), width)
+    assert "push / pull" in text
+    assert "ecsq+zstd / q4" in text
+    assert text.count("q4 / q8") == (1 if width == 80 else 2)
+    assert ("(2 workers)" in text) == (width == 80)
+    alike = msgspec.structs.replace(STATUS, workers=workers[1:])
+    assert "(2 workers)" not in drawn(render(alike), 80)
+
+
 def test_a_crowd_of_workers_is_counted() -> None:
     crowd = tuple(WorkerStatus(f"pi-{index:03d}", "alive") for index in range(200))
     text = drawn(render(msgspec.structs.replace(STATUS, workers=crowd), rows=5), 80)

@@ -12,10 +12,12 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from psedge.compression.lossless import available
 from psedge.protocol import messages, shards
 from psedge.protocol.address import Address
 from psedge.protocol.bundle import pack
 from psedge.protocol.calls import answer, ask_bytes, read_message
+from psedge.protocol.coding import CodingSettings
 from psedge.protocol.errors import FrameError, PsedgeError, RefusedError, UnreachableError
 from psedge.protocol.layout import Layout
 from psedge.protocol.ports import Allocate, Buffer, Handler, Incoming, Reply
@@ -119,7 +121,10 @@ class Network:
 
 
 class TinyCluster:
-    """One supervisor and `servers` servers with one shard each."""
+    """One supervisor and `servers` servers with one shard each.
+
+    codec: of pushes and pulls, where `coding` does not say more.
+    """
 
     def __init__(
         self,
@@ -131,6 +136,7 @@ class TinyCluster:
         sync: shards.SyncSettings,
         servers: int = 1,
         codec: str = "identity",
+        coding: CodingSettings | None = None,
         plan: DataPlan | None = None,
         local_optimizer: shards.LocalOptimizer | None = None,
         range_samples: int = 64,
@@ -139,7 +145,7 @@ class TinyCluster:
         self.membership = Membership(lease_seconds=1e9, recent_seconds=0.0)
         self.plan = plan
         self.layout = layout
-        self.codec = codec
+        self.coding = coding or CodingSettings(push=codec, pull=codec)
         self.sync = sync
         self.local_optimizer = local_optimizer
         self.range_samples = range_samples
@@ -150,8 +156,10 @@ class TinyCluster:
         self._clock = clock
         groups = tuple(0 for _ in layout.of_role("parameter"))
         schedule = shards.ScheduleSettings()
-        self.assignments = plan_shards(layout, optimizer, groups, schedule, sync, servers)
-        self.services = [ShardService() for _ in range(servers)]
+        self.assignments = plan_shards(
+            layout, optimizer, groups, schedule, sync, self.coding, servers
+        )
+        self.services = [ShardService(clock) for _ in range(servers)]
         self.urls = [HOME.url, *(f"http://server{i}:7700" for i in range(1, servers))]
         for url, service in zip(self.urls, self.services, strict=True):
             self.network.routes[url] = dict(service.routes())
@@ -230,13 +238,13 @@ class TinyCluster:
                 shards=tuple(
                     messages.ShardAddress(
                         a.shard, "" if a.shard == 0 else url, a.start, a.stop,
-                        a.buffers_start, a.buffers_stop,
+                        a.buffers_start, a.buffers_stop, a.tensors,
                     )
                     for url, a in zip(self.urls, self.assignments, strict=True)
                 ),
                 sync=self.sync,
-                push_codec=self.codec,
-                pull_codec=self.codec,
+                coding=self.coding,
+                lossless=available(),
                 lease_seconds=1e9,
                 heartbeat_seconds=1.0,
                 local_optimizer=self.local_optimizer,

@@ -2,36 +2,40 @@
 
 An exchange has three parts, so that the network can be overlapped with computing: `encode` fixes
 what is sent and on which version it was computed, `send` awaits the replies of all shards, and
-`take` copies them into the vectors. Between `encode` and the end of `send` the gradient must not
-change. A push keeps its sequence through every retry, so servers apply it once.
-
-What a lossy codec drops stays in a residual and goes with the next push (error feedback). A push
-that a shard refused, or that was given up, leaves the residual as it was before: what earlier
-pushes still owe is not lost with it.
+`take` brings the vectors to where they lead. Between `encode` and the end of `send` the gradient
+must not change, and between two `take`s the parameters must not: what comes is mostly the
+difference to them. A push keeps its sequence through every retry, so servers apply it once.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from psedge.compression.codec import Codec, Float32Array
-from psedge.compression.identity import Identity
-from psedge.compression.table import codec_named
+from psedge.compression.codec import Float32Array
 from psedge.protocol.address import Address
 from psedge.protocol.errors import FrameError
 from psedge.protocol.messages import JoinReply, ShardAddress
-from psedge.protocol.ports import Buffer, Clock, Transport
+from psedge.protocol.ports import Clock, Transport
 from psedge.protocol.wire import Flag, Header, Kind, Status
 from psedge.worker.binding import Vectors
-from psedge.worker.outage import Notify, Outage
+from psedge.worker.coding import WorkerCoding
+from psedge.worker.outage import Notify
+from psedge.worker.push import Piece, Push, encode_pieces, take_back, undo
+from psedge.worker.residual import Residual
 from psedge.worker.shard_link import Rejoin, ShardLink, StopTraining
 
 __all__ = ["ExchangeResult", "Push", "Rejoin", "ShardClient", "StopTraining"]
+
+#: With a lossy push codec, buffers and counters travel with every so many pushes: they are
+#: averages over many steps, and as float32 they would weigh as much as all else.
+BUFFERS_EVERY = 4
+#: Weight of the steps before the latest in the time that one is taken to last.
+STEP_MEMORY = 0.8
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,32 +56,12 @@ class ExchangeResult:
         return Status.REFUSED_NONFINITE in self.statuses
 
 
-@dataclass(slots=True)
-class _Piece:
-    """One shard's part of a push. settled: the shard has answered it, and the residual is right."""
-
-    link: ShardLink
-    header: Header
-    parts: Sequence[Buffer]
-    gradient: Float32Array
-    residual: Float32Array | None
-    settled: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Push:
-    """An encoded gradient, ready to be sent once."""
-
-    samples: int
-    pieces: Sequence[_Piece] = field(repr=False)
-
-
 class ShardClient:
     """All shards of a run, as one worker under one incarnation sees them.
 
     base: the supervisor's address; shards without a URL of their own live there.
     vectors: written by `take`; their buffers and counters are read by `encode`.
-    residual: float32, as long as the parameters: what an earlier incarnation still owes.
+    owed: what an earlier incarnation of this worker still owes.
     """
 
     def __init__(
@@ -90,31 +74,36 @@ class ShardClient:
         vectors: Vectors,
         notify: Notify,
         *,
-        residual: Float32Array | None = None,
+        owed: Residual | None = None,
     ) -> None:
         self._worker = join.worker
         self._incarnation = incarnation
         self._vectors = vectors
-        self._push_codec = codec_named(join.push_codec)
-        self._pull_codec = codec_named(join.pull_codec)
+        self._clock = clock
+        self._notify = notify
         self._sequence = 0
-        if residual is None and not isinstance(self._push_codec, Identity):
-            residual = np.zeros_like(vectors.parameters)
-        self.residual = residual
+        self._encoded_at: float | None = None
+        self._step_seconds = 0.0
+        self.owed = Residual(len(vectors.parameters)) if owed is None else owed
+        #: Whether the next push is to carry buffers and counters.
+        self.buffers_due = True
 
         def link(shard: ShardAddress) -> ShardLink:
-            url = shard.url or base.url
-            return ShardLink(
-                transport,
-                Address(url, base.token),
-                shard,
-                len(vectors.counters) if shard.shard == 0 else 0,
-                self._pull_codec,
-                Outage(clock, notify, f"server {url}", incarnation),
-            )
+            address = Address(shard.url or base.url, base.token)
+            counters_bytes = len(vectors.counters) if shard.shard == 0 else 0
+            return ShardLink(transport, clock, address, shard, counters_bytes, incarnation, notify)
 
         self._links = [link(shard) for shard in join.shards]
         _check_cover(join.shards, len(vectors.parameters), len(vectors.buffers))
+        coded = sum(each.piece.coded for each in self._links)
+        self.coding = WorkerCoding(
+            join.coding, join.lossless, coded, len(vectors.parameters) - coded
+        )
+
+    @property
+    def residual(self) -> Float32Array | None:
+        """What pushes still owe, float32 and as long as the parameters; None for nothing."""
+        return self.owed.vector
 
     @property
     def bytes_pushed(self) -> int:
@@ -141,20 +130,23 @@ class ShardClient:
     ) -> Push:
         """Make the next push of a mean gradient over `samples` samples.
 
-        gradient: float32, as long as the parameters; if any value is not finite all of it is
-        overwritten with NaN, so that every shard refuses the push, and not only some of them.
+        gradient: float32, as long as the parameters, and not modified; with NaN or Inf in it none
+        of it is sent, and every shard counts a refused push.
         """
-        with np.errstate(over="ignore", invalid="ignore"):
-            square = np.dot(gradient, gradient)
-        if not np.isfinite(square) and not np.isfinite(gradient).all():
-            gradient.fill(np.nan)
         self._sequence += 1
-        buffers = self._vectors.buffers.copy() if buffers_changed else self._vectors.buffers[:0]
-        counters = self._vectors.counters.tobytes() if counters_changed else b""
-        return Push(
-            samples,
-            [self._piece(link, gradient, samples, buffers, counters) for link in self._links],
-        )
+        self._judge(gradient)
+        lossy = self.coding.push.codec != "identity"
+        with_buffers = self.buffers_due or not lossy
+        pieces, finite = encode_pieces(self._links, gradient, self.coding, self.owed, self._worker)
+        flags = Flag.GATED
+        if not finite:
+            flags |= Flag.NONFINITE
+        elif with_buffers:
+            flags |= Flag.BUFFERS
+        changed = (buffers_changed, counters_changed) if flags & Flag.BUFFERS else (False, False)
+        self._frame(pieces, flags, samples, *changed)
+        self.buffers_due = not (lossy and finite) or self._sequence % BUFFERS_EVERY == 0
+        return Push(samples, finite, pieces)
 
     async def send(self, push: Push) -> ExchangeResult:
         """Push to all shards in parallel; returns when the next step is permitted.
@@ -166,7 +158,7 @@ class ShardClient:
         finally:
             for piece in push.pieces:
                 if not piece.settled:
-                    self._restore_residual(piece)
+                    undo(piece, self.owed)
         return ExchangeResult(
             statuses=tuple(reply.status for reply in replies),
             staleness=max(reply.staleness for reply in replies),
@@ -180,10 +172,12 @@ class ShardClient:
 
     async def pull(self) -> None:
         """Receive the newest parameters and buffers of all shards, to be taken with `take`."""
-        await _together([link.request(self._header(link), ()) for link in self._links])
+        await _together(
+            [link.request(self._header(link, flags=Flag.BUFFERS), ()) for link in self._links]
+        )
 
     def take(self) -> bool:
-        """Copy what the last exchange or pull received into the vectors.
+        """Bring the vectors to where the last exchange or pull leads.
 
         Returns whether buffers or counters were among it. Raises FrameError for a payload that
         its codec cannot read.
@@ -192,64 +186,81 @@ class ShardClient:
         for link in self._links:
             if link.reply is None:
                 continue
-            codec, payload, buffers, counters = link.sections()
-            codec.decode(payload, self._vectors.parameters[link.parameters])
+            link.take_parameters(self._vectors.parameters[link.parameters])
+            buffers, counters = link.buffers_and_counters()
             if len(buffers):
                 self._vectors.buffers[link.buffers] = np.frombuffer(buffers, "<f4")
             if len(counters):
                 self._vectors.counters[:] = np.frombuffer(counters, np.uint8)
             changed = changed or len(buffers) > 0 or len(counters) > 0
-            link.version = link.reply.version
-            link.buffers_version = link.reply.buffers_version
-            link.reply = None
+            link.taken()
         return changed
 
-    def _piece(
-        self,
-        link: ShardLink,
-        gradient: Float32Array,
-        samples: int,
-        buffers: Float32Array,
-        counters: bytes,
-    ) -> _Piece:
-        values = gradient[link.parameters]
-        residual = None if self.residual is None else self.residual[link.parameters]
-        payload = self._push_codec.encode(values, residual)
-        own_buffers = buffers[link.buffers].data.cast("B") if len(buffers) else b""
-        own_counters = counters if link.counters_bytes else b""
-        header = self._header(
-            link,
-            kind=Kind.EXCHANGE,
-            flags=Flag.GATED,
-            version=link.version,
-            samples=samples,
-            codec=self._push_codec.id,
-            codec_parameters=self._push_codec.parameters(),
-            payload_bytes=len(payload),
-            buffers_bytes=len(own_buffers),
-            counters_bytes=len(own_counters),
-        )
-        return _Piece(link, header, (payload, own_buffers, own_counters), values, residual)
-
-    async def _settle(self, piece: _Piece) -> Header:
-        """Send one piece and wait at the gate, asking again when the server's poll ends first."""
-        link = piece.link
-        answer = await link.request(piece.header, piece.parts)
-        if answer.status in (Status.REFUSED_LAG, Status.REFUSED_NONFINITE):
-            self._restore_residual(piece)
-        piece.settled = True
-        while link.reply is None:
-            await link.request(self._header(link, flags=Flag.GATED), ())
-        return answer
-
-    def _restore_residual(self, piece: _Piece) -> None:
-        """Undo what encoding a piece did to its residual: r = r' + decoded - gradient."""
-        if piece.residual is None or not np.isfinite(piece.gradient).all():
+    def _judge(self, gradient: Float32Array) -> None:
+        """Look at the codecs again if it is time to."""
+        now = self._clock.now()
+        if self._encoded_at is not None:
+            latest = now - self._encoded_at
+            past = self._step_seconds or latest
+            self._step_seconds = STEP_MEMORY * past + (1 - STEP_MEMORY) * latest
+        self._encoded_at = now
+        if not self.coding.due(self._sequence):
             return
-        codec: Codec = self._push_codec
-        payload = memoryview(piece.parts[0])
-        codec.decode_accumulate(payload, 1.0, piece.residual)
-        piece.residual -= piece.gradient
+        down = _seconds_per_byte([(link, link.down.seconds_per_byte) for link in self._links])
+        up = _seconds_per_byte([(link, link.up.seconds_per_byte) for link in self._links])
+        if down is None:
+            return
+        change = self.coding.judge(
+            down if up is None else up, down, self._step_seconds, gradient, self._clock.now
+        )
+        if change and self._sequence > 1:
+            self._notify(change)
+
+    def _frame(
+        self,
+        pieces: Sequence[Piece],
+        flags: Flag,
+        samples: int,
+        buffers_changed: bool,
+        counters_changed: bool,
+    ) -> None:
+        """Give each piece its header and its part of buffers and counters."""
+        vectors, coding = self._vectors, self.coding
+        buffers = vectors.buffers.copy() if buffers_changed else vectors.buffers[:0]
+        counters = vectors.counters.tobytes() if counters_changed else b""
+        for piece in pieces:
+            link = piece.link
+            own_buffers = buffers[link.buffers].data.cast("B") if len(buffers) else b""
+            own_counters = counters if link.counters_bytes else b""
+            piece.extras = (own_buffers, own_counters)
+            piece.header = self._header(
+                link,
+                kind=Kind.EXCHANGE,
+                flags=flags,
+                version=link.version,
+                samples=samples,
+                codec=piece.coder.codec.id,
+                codec_parameters=piece.coder.codec.parameters(),
+                lossless=coding.push_stage().id,
+                payload_bytes=piece.payload_bytes,
+                buffers_bytes=len(own_buffers),
+                counters_bytes=len(own_counters),
+            )
+
+    async def _settle(self, piece: Piece) -> Header:
+        """Send one piece and wait at the gate, asking again when the server's poll ends first."""
+        link, header = piece.link, piece.header
+        assert header is not None
+        answer = await link.request(header, (*piece.payload, *piece.extras))
+        if answer.status == Status.REFUSED_LAG:
+            take_back(piece, self.owed)
+        elif answer.status == Status.REFUSED_NONFINITE:
+            undo(piece, self.owed)
+        piece.settled = True
+        flags = header.flags & (Flag.GATED | Flag.BUFFERS)
+        while link.reply is None:
+            await link.request(self._header(link, flags=flags), ())
+        return answer
 
     def _header(self, link: ShardLink, kind: Kind = Kind.PULL, **fields: Any) -> Header:
         return Header(
@@ -258,10 +269,21 @@ class ShardClient:
             worker=self._worker,
             incarnation=self._incarnation,
             sequence=self._sequence,
-            reply_codec=self._pull_codec.id,
+            reply_codec=self.coding.pull_codec.id,
+            reply_lossless=self.coding.pull_stage().id,
             buffers_version=link.known_buffers_version,
+            position=link.known_position,
             **fields,
         )
+
+
+def _seconds_per_byte(rates: Sequence[tuple[ShardLink, float | None]]) -> float | None:
+    """Of the whole model, whose parts cross all links at once; None before anything did."""
+    known = [(link.piece.elements, rate) for link, rate in rates if rate is not None]
+    if not known:
+        return None
+    elements = sum(count for count, _ in known)
+    return max(count * rate for count, rate in known) / elements
 
 
 def _check_cover(shards: Sequence[ShardAddress], parameters: int, buffers: int) -> None:

@@ -15,9 +15,9 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         str,
         Meta(
             description="A model that psedge ships (`digits-cnn`, `fashion-cnn`, `parts-cnn`, "
-            "`defects-cnn`, `resnet32`, `mobilenetv2`, `mlp`), or `module:function` returning a "
-            "torch.nn.Module, such as `torchvision.models:resnet18`. A worker imports only "
-            "packages its operator allowed."
+            "`defects-cnn`, `resnet20`, `resnet32`, `mobilenetv2`, `mlp`), or `module:function` "
+            "returning a torch.nn.Module, such as `torchvision.models:resnet18`. A worker imports "
+            "only packages its operator allowed."
         ),
     ]
     arguments: Annotated[dict[str, Any], Meta(description="Keyword arguments for `factory`.")] = {}

@@ -22,9 +22,11 @@ class LocalSteps:
         self._optimizer = torch_optimizer(local, list(binding.trained))
         self._rates = [float(group["lr"]) for group in self._optimizer.param_groups]
         self._start = np.zeros_like(binding.parameters)
+        self._received = np.zeros_like(binding.parameters)
 
     def begin(self) -> None:
         """Remember the model as it is: rounded to its own dtypes, as `finish` will read it."""
+        np.copyto(self._received, self._binding.parameters)
         self._binding.read_parameters()
         np.copyto(self._start, self._binding.parameters)
 
@@ -35,6 +37,11 @@ class LocalSteps:
         self._optimizer.step()
 
     def finish(self) -> None:
-        """Leave start minus end in the binding's gradients."""
+        """Leave start minus end in the binding's gradients.
+
+        The binding's parameters are again what the servers sent last, which is what they send the
+        difference to.
+        """
         self._binding.read_parameters()
         np.subtract(self._start, self._binding.parameters, out=self._binding.gradients)
+        np.copyto(self._binding.parameters, self._received)

@@ -47,7 +47,16 @@ class Metrics:
         return (last[1] - first[1]) / seconds if seconds > 0 else 0.0
 
     def heartbeat(
-        self, now: float, worker: int, incarnation: int, *, pushed: int, pulled: int, failure: str
+        self,
+        now: float,
+        worker: int,
+        incarnation: int,
+        *,
+        pushed: int,
+        pulled: int,
+        coding: str = "",
+        coding_reason: str = "",
+        failure: str = "",
     ) -> Heartbeat:
         """The next sign of life; the loss is of the samples since the one before.
 
@@ -67,5 +76,7 @@ class Metrics:
             exchange_seconds=self.exchange_seconds,
             bytes_pushed=pushed,
             bytes_pulled=pulled,
+            coding=coding,
+            coding_reason=coding_reason,
             failure=failure,
         )

@@ -1,8 +1,9 @@
 """The layout of a torch model: every tensor that workers and servers must agree on.
 
-Order is the model's own: `named_parameters`, then persistent buffers. What psedge cannot train is
-refused here, when a worker connects, and not at some later step. Floating-point buffers travel as
-float32 whatever their dtype.
+Order is the model's own: `named_parameters`, then persistent buffers; but trainable parameters of
+two or more dimensions come before all others, because codecs may be lossy about them. What psedge
+cannot train is refused here, when a worker connects, and not at some later step. Floating-point
+buffers travel as float32 whatever their dtype.
 """
 
 from __future__ import annotations
@@ -48,6 +49,8 @@ def layout_of(model: nn.Module) -> Layout:
     roles: dict[Role, list[_Named]] = {role: [] for role in _ROLES}
     for item in parameters:
         roles["parameter" if item[1].requires_grad else "frozen"].append(item)
+    # The sort is stable.
+    roles["parameter"].sort(key=lambda item: item[1].dim() < 2)
     for item in buffers:
         roles["buffer" if item[1].is_floating_point() else "counter"].append(item)
     return Layout(tuple(spec for role in _ROLES for spec in _specs(role, roles[role])))

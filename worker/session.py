@@ -140,12 +140,13 @@ class Session:
             self._interrupt.set()
 
     def encode(self, samples: int, gradient: Float32Array | None = None) -> Push:
-        """The next push: the gradient and the model's buffers.
+        """The next push: the gradient and, where they are due, the model's buffers.
 
         gradient: mean over `samples`; None takes the binding's. It must not change until `send`
         returns.
         """
-        buffers, counters = self.binding.read_buffers()
+        due = self.client.buffers_due
+        buffers, counters = self.binding.read_buffers() if due else (False, False)
         values = self.binding.gradients if gradient is None else gradient
         return self.client.encode(
             values, samples, buffers_changed=buffers, counters_changed=counters
@@ -221,7 +222,7 @@ class Session:
             self._incarnation,
             self.binding,
             self._notify,
-            residual=None if self._client is None else self._client.residual,
+            owed=None if self._client is None else self._client.owed,
         )
         self._heartbeats = asyncio.ensure_future(self._send_heartbeats())
         await self._while_member(self._client.pull())
@@ -282,6 +283,8 @@ class Session:
                 self._incarnation,
                 pushed=client.bytes_pushed,
                 pulled=client.bytes_pulled,
+                coding=client.coding.description,
+                coding_reason=client.coding.reason,
                 failure=failure,
             )
         )

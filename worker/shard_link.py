@@ -8,20 +8,36 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from psedge.compression.codec import Codec
-from psedge.compression.table import codec_of_frame
+from psedge.compression.codec import Float32Array
+from psedge.compression.coder import Coder, coder_of_frame
+from psedge.compression.identity import Identity
+from psedge.compression.link_meter import LinkMeter
+from psedge.compression.lossless import Deflate
+from psedge.compression.native import kernels
 from psedge.protocol.address import Address
 from psedge.protocol.errors import FrameError, PsedgeError, RefusedError, UnreachableError
 from psedge.protocol.messages import EXCHANGE, ShardAddress
-from psedge.protocol.ports import Buffer, Transport
-from psedge.protocol.wire import HEADER_BYTES, Header, Kind, decode_header, encode_header
-from psedge.worker.outage import Outage
+from psedge.protocol.ports import Buffer, Clock, Transport
+from psedge.protocol.wire import (
+    HEADER_BYTES,
+    NO_POSITION,
+    Content,
+    Header,
+    Kind,
+    decode_header,
+    encode_header,
+)
+from psedge.worker.outage import Notify, Outage
 
 #: What a request says of the buffers it has before it received any; never a real version.
 NO_VERSION = 2**32 - 1
 #: A server answers within its gate's poll limit of 20 s; the rest is for slow links.
 REPLY_TIMEOUT_SECONDS = 40.0
 SLOWEST_LINK_BYTES_PER_SECOND = 50_000
+#: Most differences in one reply; together they are no longer than the parameters as float32.
+DELTAS_LIMIT = 64
+#: Before each difference stands its length.
+LENGTH_BYTES = 4
 
 
 class Rejoin(PsedgeError):  # noqa: N818
@@ -38,33 +54,38 @@ class ShardLink:
     def __init__(
         self,
         transport: Transport,
+        clock: Clock,
         address: Address,
         shard: ShardAddress,
         counters_bytes: int,
-        pull_codec: Codec,
-        outage: Outage,
+        incarnation: int,
+        notify: Notify,
     ) -> None:
         self.shard = shard
+        self.piece = shard.slice
         self.parameters = slice(shard.start, shard.stop)
         self.buffers = slice(shard.buffers_start, shard.buffers_stop)
         self.counters_bytes = counters_bytes
         self.bytes_sent = 0
         self.bytes_received = 0
+        self.up, self.down = LinkMeter(), LinkMeter()
         #: Versions of what was taken over last, and the reply that was not taken over yet.
         self.version = 0
         self.buffers_version = NO_VERSION
         self.reply: Header | None = None
+        self._position = NO_POSITION
+        self._differs = False
         self._transport = transport
+        self._clock = clock
         self._address = address
-        self._outage = outage
+        self._outage = Outage(clock, notify, f"server {address.url}", incarnation)
+        self._notify = notify
         self._body = memoryview(b"")
+        self._body_began = 0.0
+        longest = Coder(Identity(), Deflate(), self.piece).payload_limit
         self._largest = HEADER_BYTES + self.buffers_bytes + counters_bytes
-        self._largest += pull_codec.payload_bytes(self.elements)
+        self._largest += longest + DELTAS_LIMIT * LENGTH_BYTES
         self._memory = bytearray(self._largest)
-
-    @property
-    def elements(self) -> int:
-        return self.shard.stop - self.shard.start
 
     @property
     def buffers_bytes(self) -> int:
@@ -74,6 +95,13 @@ class ShardLink:
     def known_buffers_version(self) -> int:
         """Of the newest buffers that were received, taken over or not."""
         return self.buffers_version if self.reply is None else self.reply.buffers_version
+
+    @property
+    def known_position(self) -> int:
+        """In the chain of pulls, of what was received last; NO_POSITION asks for all of it."""
+        if self._differs:
+            return NO_POSITION
+        return self._position if self.reply is None else self.reply.position
 
     async def request(self, header: Header, parts: Sequence[Buffer]) -> Header:
         """Send a frame, as often as it takes, and keep the reply.
@@ -100,23 +128,55 @@ class ShardLink:
                 if error.code != "not-ready":
                     raise _consequence(error) from error
                 await self._outage.pause()
+        seconds = self._clock.now() - self._body_began
         self._outage.answered()
         self.bytes_sent += size
         self.bytes_received += len(body)
-        header = self._checked(body)
-        # Without a payload the server's poll ended before the gate opened: nothing to take over.
-        self.reply = header if header.payload_bytes or not self.elements else None
-        return header
+        reply = self._checked(body)
+        if header.body_bytes:
+            self.up.add(header.body_bytes, 1e-6 * reply.receive_microseconds)
+        if reply.body_bytes:
+            self.down.add(reply.body_bytes, seconds)
+        # Without content the server's poll ended before the gate opened: nothing to take over.
+        self.reply = reply if reply.content != Content.NONE else None
+        return reply
 
-    def sections(self) -> tuple[Codec, memoryview, memoryview, memoryview]:
-        """The kept reply's codec, payload, buffers and counters; empty where not sent."""
+    def take_parameters(self, out: Float32Array) -> None:
+        """Bring the shard's part of the parameters to where the kept reply leads.
+
+        out: exactly as the reply before left it. Raises FrameError for a damaged payload.
+        """
         assert self.reply is not None
-        header = self.reply
-        first = HEADER_BYTES + header.payload_bytes
-        second = first + header.buffers_bytes
-        codec = codec_of_frame(header.codec, header.codec_parameters)
-        body = self._body
-        return codec, body[HEADER_BYTES:first], body[first:second], body[second:]
+        reply = self.reply
+        coder = coder_of_frame(reply.codec, reply.codec_parameters, reply.lossless, self.piece)
+        payload = self._body[HEADER_BYTES : HEADER_BYTES + reply.payload_bytes]
+        if reply.content == Content.WHOLE:
+            coder.open(payload).decode(out)
+            self._differs = False
+        else:
+            for delta in _deltas(payload, reply.deltas):
+                coder.open(delta).decode_delta(out)
+        self._position = reply.position
+        if reply.digest and not self._differs and kernels.digest(out) != reply.digest:
+            self._differs = True
+            self._notify(
+                f"the parameters of shard {self.shard.shard} are not what its server has on "
+                "record for this worker; asking for all of them"
+            )
+
+    def buffers_and_counters(self) -> tuple[memoryview, memoryview]:
+        """Those of the kept reply, empty where not sent."""
+        assert self.reply is not None
+        first = HEADER_BYTES + self.reply.payload_bytes
+        second = first + self.reply.buffers_bytes
+        return self._body[first:second], self._body[second:]
+
+    def taken(self) -> None:
+        """The kept reply has been taken over, all of it."""
+        assert self.reply is not None
+        self.version = self.reply.version
+        self.buffers_version = self.reply.buffers_version
+        self.reply = None
 
     def _allocate(self, length: int) -> memoryview:
         if length > self._largest:
@@ -124,16 +184,17 @@ class ShardLink:
                 f"shard {self.shard.shard} replied {length} bytes, more than the "
                 f"{self._largest} that its parameters and buffers take"
             )
+        self._body_began = self._clock.now()
         return memoryview(self._memory)[:length]
 
     def _checked(self, body: memoryview) -> Header:
         header = decode_header(body[:HEADER_BYTES])
-        codec = codec_of_frame(header.codec, header.codec_parameters)
         expected = {
             "kind": header.kind == Kind.REPLY,
             "shard": header.shard == self.shard.shard,
             "length": len(body) == HEADER_BYTES + header.body_bytes,
-            "payload": header.payload_bytes in (0, codec.payload_bytes(self.elements)),
+            "payload": header.content != Content.NONE or header.payload_bytes == 0,
+            "differences": header.deltas <= DELTAS_LIMIT,
             "buffers": header.buffers_bytes in (0, self.buffers_bytes),
             "counters": header.counters_bytes in (0, self.counters_bytes),
         }
@@ -142,6 +203,21 @@ class ShardLink:
             raise FrameError(f"reply of shard {self.shard.shard}: wrong {', '.join(wrong)}")
         self._body = body
         return header
+
+
+def _deltas(payload: memoryview, count: int) -> list[memoryview]:
+    """The differences in a payload, each behind its length."""
+    found = []
+    at = 0
+    for _ in range(count):
+        start = at + LENGTH_BYTES
+        at = start + int.from_bytes(payload[at:start], "little")
+        if at > len(payload):
+            raise FrameError("a reply's differences are longer than its payload")
+        found.append(payload[start:at])
+    if at != len(payload):
+        raise FrameError(f"{len(payload) - at} bytes after a reply's last difference")
+    return found
 
 
 def _consequence(error: RefusedError) -> PsedgeError:

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from psedge.protocol.status import Evaluation, ServerStatus, Status
 from psedge.terminal import figures
-from psedge.terminal.worker_table import STATE_STYLE, worker_table
+from psedge.terminal.worker_table import STATE_STYLE, codecs_line, worker_table
 
 _PHASE_STYLE = {
     "waiting": "bold yellow",
@@ -91,6 +91,9 @@ class RunPicture:
         if status.workers:
             yield Text()
             yield worker_table(status, width, self._rows)
+            codecs = codecs_line(status, width)
+            if codecs is not None:
+                yield codecs
         if status.servers:
             yield Text()
             yield _servers(status.servers, width)

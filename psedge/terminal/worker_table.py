@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -92,6 +93,28 @@ _REFUSED = _Column(
 )
 
 
+_CODECS = _Column(
+    "push / pull",
+    19,
+    lambda w, _: w.coding or "–",
+    lambda s: "",
+    from_width=132,
+    justify="left",
+)
+
+
+def codecs_line(status: Status, width: int) -> Text | None:
+    """What pushes and pulls travel as, where the table has no room for it; None: nothing to say."""
+    live = Counter(worker.coding for worker in status.workers if _here(worker) and worker.coding)
+    if not live or width >= _CODECS.from_width:
+        return None
+    ranked = live.most_common()
+    text = ranked[0][0]
+    if len(ranked) > 1:
+        text = " · ".join(f"{coding} ({figures.plural(n, 'worker')})" for coding, n in ranked)
+    return Text(f" codecs, push / pull: {text}", style="dim", no_wrap=True, overflow="ellipsis")
+
+
 def worker_table(status: Status, width: int, rows: int | None = None) -> Table:
     """The workers of a run, one a row, and their sum; fits into `width` columns.
 
@@ -100,6 +123,8 @@ def worker_table(status: Status, width: int, rows: int | None = None) -> Table:
     columns = [column for column in _COLUMNS if width >= column.from_width]
     if status.pushes_refused or any(worker.pushes_refused for worker in status.workers):
         columns.append(_REFUSED)
+    if width >= _CODECS.from_width and any(worker.coding for worker in status.workers):
+        columns.append(_CODECS)
     shown = status.workers if rows is None else status.workers[: max(1, rows)]
     hidden = len(status.workers) - len(shown)
     more = f" and {hidden:,} more" if hidden else ""

@@ -66,3 +66,8 @@ def _stage(in_channels: int, channels: int, blocks: int, stride: int) -> nn.Sequ
 def resnet32(num_classes: int = 10, in_channels: int = 3) -> nn.Module:
     """ResNet-32: 464,154 parameters for 10 classes; about 92.5 % on CIFAR-10 (He et al. 2016)."""
     return CifarResNet(5, num_classes, in_channels)
+
+
+def resnet20(num_classes: int = 10, in_channels: int = 3) -> nn.Module:
+    """ResNet-20: 269,722 parameters for 10 classes; about 91.3 % on CIFAR-10 (He et al. 2016)."""
+    return CifarResNet(3, num_classes, in_channels)

@@ -12,7 +12,7 @@ from psedge.worker.config import ModelConfig
 from psedge.worker.imports import AllowList, resolve
 from psedge.worker.models.mlp import mlp
 from psedge.worker.models.mobilenet import mobilenetv2
-from psedge.worker.models.resnet import resnet32
+from psedge.worker.models.resnet import resnet20, resnet32
 from psedge.worker.models.small_cnn import defects_cnn, digits_cnn, fashion_cnn, parts_cnn
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
@@ -20,6 +20,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "fashion-cnn": fashion_cnn,
     "parts-cnn": parts_cnn,
     "defects-cnn": defects_cnn,
+    "resnet20": resnet20,
     "resnet32": resnet32,
     "mobilenetv2": mobilenetv2,
     "mlp": mlp,

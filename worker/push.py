@@ -1,0 +1,131 @@
+"""One gradient on its way to the shards, and what its failure does to the residual.
+
+What a lossy codec drops stays in the residual and goes with the next push (error feedback). A push
+that a shard refused as too old returns all it carried to the residual. One that was given up, or
+that held NaN or Inf, leaves the residual as it was before: what earlier pushes still owe is not
+lost with it.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from psedge.compression.codec import Encoded, Float32Array
+from psedge.compression.coder import Coder, Opened
+from psedge.compression.codes import BUCKET
+from psedge.compression.identity import Identity
+from psedge.protocol.ports import Buffer
+from psedge.protocol.wire import Header
+from psedge.worker.coding import WorkerCoding
+from psedge.worker.residual import Residual
+from psedge.worker.shard_link import ShardLink
+
+
+@dataclass(slots=True)
+class Piece:
+    """One shard's part of a push.
+
+    gradient: the shard's part. payload: empty for a gradient that was not finite.
+    owing: whether a residual went into it. settled: the shard has answered it.
+    header, extras: of the frame, once it is made: buffers and counters.
+    """
+
+    link: ShardLink
+    coder: Coder
+    gradient: Float32Array
+    payload: Sequence[Buffer]
+    owing: bool
+    settled: bool = False
+    header: Header | None = None
+    extras: Sequence[Buffer] = ()
+
+    @property
+    def payload_bytes(self) -> int:
+        return sum(len(part) for part in self.payload)
+
+    def opened(self) -> Opened:
+        """The payload as the shard reads it."""
+        parts = self.payload
+        return self.coder.open(memoryview(parts[0] if len(parts) == 1 else b"".join(parts)))
+
+
+@dataclass(frozen=True, slots=True)
+class Push:
+    """An encoded gradient, ready to be sent once. finite: False if it held NaN or Inf."""
+
+    samples: int
+    finite: bool
+    pieces: Sequence[Piece] = field(repr=False)
+
+
+def encode_pieces(
+    links: Sequence[ShardLink],
+    gradient: Float32Array,
+    coding: WorkerCoding,
+    residual: Residual,
+    worker: int,
+) -> tuple[list[Piece], bool]:
+    """Encode a gradient of all parameters, shard by shard; False if it is not finite.
+
+    Then nothing of it is sent, and the residual is as before.
+    """
+    codec, stage = coding.push_codec, coding.push_stage()
+    exact = isinstance(codec, Identity)
+    residual.begin()
+    if not exact:
+        residual.allocated()
+    pieces, finite = [], True
+    for link in links:
+        coder = Coder(codec, stage, link.piece)
+        values = gradient[link.parameters]
+        owed = residual.of(link.piece)
+        state = residual.state(link.piece, coding.seed, worker)
+        encoded: Encoded = coder.encode(values, owed, state)
+        pieces.append(Piece(link, coder, values, encoded.parts, owed is not None))
+        finite = finite and encoded.finite
+    if not finite:
+        for piece in pieces:
+            _undo_finite_part(piece, residual)
+            piece.payload = ()
+    elif exact:
+        residual.clear()
+    return pieces, finite
+
+
+def take_back(piece: Piece, residual: Residual) -> None:
+    """The shard refused the push: the residual takes back what it carried."""
+    if piece.payload_bytes:
+        piece.opened().decode_accumulate(1.0, residual.owed(piece.link.piece))
+
+
+def undo(piece: Piece, residual: Residual) -> None:
+    """The residual becomes what it was before the push: r = r' + decoded - gradient."""
+    if piece.owing and piece.payload_bytes:
+        owed = residual.owed(piece.link.piece)
+        piece.opened().decode_accumulate(1.0, owed)
+        owed -= piece.gradient
+
+
+def _undo_finite_part(piece: Piece, residual: Residual) -> None:
+    """As `undo`, where encoding left out each bucket that was not finite.
+
+    The residual of a bucket that was left out did not change.
+    """
+    if not piece.owing:
+        return
+    owed = residual.owed(piece.link.piece)
+    decoded = np.zeros_like(owed)
+    piece.opened().decode(decoded)
+    coded = piece.link.piece.coded
+    with np.errstate(invalid="ignore", over="ignore"):
+        change = decoded - piece.gradient
+        bad = ~np.isfinite(piece.gradient + owed)
+    starts = [*range(0, coded, BUCKET), *range(coded, len(owed), BUCKET), len(owed)]
+    for start, stop in itertools.pairwise(starts):
+        if bad[start:stop].any():
+            change[start:stop] = 0.0
+    owed += change
