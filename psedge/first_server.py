@@ -9,7 +9,7 @@ from pathlib import Path
 
 from psedge.config import Experiment
 from psedge.own_packages import own_allow_list
-from psedge.protocol.errors import ConfigError
+from psedge.protocol.errors import ConfigError, FrameError
 from psedge.protocol.ports import Clock, Storage, Transport
 from psedge.supervisor.checkpoint import Checkpoint, CheckpointStore
 from psedge.supervisor.model_state import ModelState
@@ -101,4 +101,8 @@ def _saved(checkpoint: Checkpoint | None) -> ModelState | None:
         counters=vectors["counters"],
         frozen=vectors["frozen"],
     )
+    try:
+        fresh.check()
+    except FrameError as error:
+        raise ConfigError(f"the checkpoint cannot be continued: {error}") from error
     return fresh.with_vectors(vectors, meta.shard_states)
