@@ -19,6 +19,7 @@ from psedge.compression import gaps
 from psedge.compression.bucketed import plain
 from psedge.compression.codec import Bytes, Encoded, EncoderState, Float32Array
 from psedge.compression.native import kernels
+from psedge.compression.no_parameters import NoParameters
 from psedge.compression.push_codec import PushCodec
 from psedge.protocol.coding import CodingSettings
 from psedge.protocol.errors import FrameError
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 
-class AdaComp(PushCodec):
+class AdaComp(NoParameters, PushCodec):
     """A bin is the part of a bucket of 256 values that lies in one tensor.
 
     The paper takes bins of 50 for convolutions and 500 for dense layers. 256 for all sends half of
@@ -42,16 +43,6 @@ class AdaComp(PushCodec):
     @classmethod
     def of_settings(cls, settings: CodingSettings) -> Self:
         return cls()
-
-    @classmethod
-    def of_parameters(cls, parameters: bytes) -> Self:
-        """Raises FrameError for parameters of another version of the codec."""
-        if parameters != bytes(8):
-            raise FrameError(f"codec {cls.name} does not know parameters {parameters.hex()}")
-        return cls()
-
-    def parameters(self) -> bytes:
-        return bytes(8)
 
     def payload_limit(self, piece: Slice) -> int:
         # Every value sent; numbers longer than a byte take a further one per 64 values left out.

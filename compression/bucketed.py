@@ -11,6 +11,7 @@ from psedge.compression.codec import Bytes, Encoded, EncoderState, Float32Array
 from psedge.compression.codes import BUCKET, LEVELS, buckets_of, payload_bytes
 from psedge.compression.decode_apply import apply_payloads
 from psedge.compression.native import kernels
+from psedge.compression.no_parameters import NoParameters
 from psedge.compression.step import Step
 from psedge.protocol.coding import CodingSettings
 from psedge.protocol.errors import FrameError
@@ -26,7 +27,7 @@ _INFINITE = 0x7F80
 _SIGNED = 0x8000
 
 
-class KernelCodec:
+class KernelCodec(NoParameters):
     """A codec of which the kernels do all the work; its id is the kernels' code."""
 
     id: ClassVar[int]
@@ -39,16 +40,6 @@ class KernelCodec:
     @classmethod
     def of_settings(cls, settings: CodingSettings) -> Self:
         return cls()
-
-    @classmethod
-    def of_parameters(cls, parameters: bytes) -> Self:
-        """Raises FrameError for parameters of another version of the codec."""
-        if parameters != bytes(8):
-            raise FrameError(f"codec {cls.name} does not know parameters {parameters.hex()}")
-        return cls()
-
-    def parameters(self) -> bytes:
-        return bytes(8)
 
     def payload_limit(self, piece: Slice) -> int:
         return payload_bytes(self.id, piece.coded)

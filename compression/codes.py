@@ -10,6 +10,9 @@ from __future__ import annotations
 #: does not depend on how many shards there are.
 BUCKET = 256
 
+#: Magnitudes from here on count as infinite to all codecs that code more than single values.
+INFINITE_FROM = 2.0**127
+
 # Ids of the codecs whose payloads the kernels read and write.
 FLOAT32 = 0
 FLOAT16 = 1

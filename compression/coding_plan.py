@@ -21,14 +21,18 @@ def resolve_coding(
     workers: int,
     servers: int,
     seed: int,
+    compensates: bool = False,
 ) -> tuple[CodingSettings, str]:
     """The settings that servers and workers share, and why the pulls' chain is as it is.
 
     momentum: the optimizer's; the workers' own with momentum correction, and then the servers must
     have none. parameters: of the whole model. `auto` stays where each worker decides for itself.
+    compensates: the servers need to know the model of each worker anyway.
     """
     if 4 * parameters < SMALL_MODEL_BYTES:
         config = _without_auto(config)
+    if compensates and config.pull_chain == "auto":
+        config = msgspec.structs.replace(config, pull_chain="worker")
     shared, reason = _chain(config, mode, parameters, workers, servers)
     settings = CodingSettings(
         push=config.push,

@@ -95,7 +95,8 @@ class Zstd:
     def decompress(self, payload: memoryview, limit_bytes: int) -> Buffer:
         try:
             _check_length(zstandard.frame_content_size(payload), limit_bytes)
-            whole: bytes = zstandard.ZstdDecompressor().decompress(payload)
+            plain = zstandard.ZstdDecompressor()
+            whole: bytes = plain.decompress(payload, allow_extra_data=False)
         except (zstandard.ZstdError, MemoryError) as error:
             raise FrameError(f"zstd payload is damaged: {error}") from error
         return whole

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from psedge.compression.bucketed import plain
 from psedge.compression.codec import Bytes, Encoded, EncoderState, Float32Array
-from psedge.compression.codes import BUCKET
+from psedge.compression.codes import BUCKET, INFINITE_FROM
 from psedge.compression.push_codec import PushCodec
 from psedge.protocol.coding import CodingSettings
 from psedge.protocol.errors import FrameError
@@ -177,7 +177,7 @@ class PowerSgd(PushCodec):
         return float((left * right).sum())
 
 
-_LARGEST = np.float32(2.0**127)
+_LARGEST = np.float32(INFINITE_FROM)
 
 
 def _matrix(values: Float32Array, rows: int, columns: int) -> tuple[Float32Array, np.float32]:

@@ -14,6 +14,7 @@ import numpy as np
 from psedge.compression.bucketed import plain
 from psedge.compression.codec import Bytes, Encoded, EncoderState, Float32Array
 from psedge.compression.native import kernels
+from psedge.compression.no_parameters import NoParameters
 from psedge.compression.push_codec import PushCodec
 from psedge.protocol.coding import CodingSettings
 from psedge.protocol.errors import FrameError
@@ -31,7 +32,7 @@ _SMALLEST = 2.0**-100
 _SAMPLED_PICKS = 200
 
 
-class TopK(PushCodec):
+class TopK(NoParameters, PushCodec):
     """About `density` of the values, the largest; the others wait in the residual.
 
     Without a residual they are lost, which costs 10 points of accuracy. How many are sent is within
@@ -58,16 +59,6 @@ class TopK(PushCodec):
     @classmethod
     def of_settings(cls, settings: CodingSettings) -> Self:
         return cls(settings.density, settings.momentum_correction, settings.warmup_pushes)
-
-    @classmethod
-    def of_parameters(cls, parameters: bytes) -> Self:
-        """Raises FrameError for parameters of another version of the codec."""
-        if parameters != bytes(8):
-            raise FrameError(f"codec {cls.name} does not know parameters {parameters.hex()}")
-        return cls()
-
-    def parameters(self) -> bytes:
-        return bytes(8)
 
     def payload_limit(self, piece: Slice) -> int:
         # Every value sent; gaps longer than a byte take a further byte per 128 values left out.

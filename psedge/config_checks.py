@@ -103,6 +103,12 @@ def _compensation(experiment: Experiment) -> Iterator[str]:
         yield f'{where} is for [sync] mode = "ssp" or "asp": in "bsp" no gradient is stale'
     if sync.local_steps > 1:
         yield f"{where} cannot go with [sync] local_steps = {sync.local_steps}"
+    compression = experiment.compression
+    if compression.pull_chain == "shared" and compression.pull != "identity":
+        yield (
+            f'{where} cannot go with [compression] pull_chain = "shared": servers must know the '
+            "model of each worker"
+        )
     if experiment.worker.overlap:
         yield (
             f"{where} cannot go with [worker] overlap = true: gradients are then computed on "

@@ -25,7 +25,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-#: What `--set a.b=none` says: the key is absent.
+#: What `--set a.b=none` says where the key may be absent; elsewhere it is a word as any other.
 _NONE = "none"
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _PATH_PART = re.compile(r"\.([^.\[]+)|\[(\d+)\]|\[\.\.\.\]")
@@ -113,16 +113,28 @@ def _apply(raw: dict[str, Any], override: str) -> str:
         if not isinstance(inner, dict):
             raise ConfigError(f"--set {override}: {key} is a value, it has no keys")
         table = inner
-    table[keys[-1]] = _value(text.strip())
+    table[keys[-1]] = _value(text.strip(), keys)
     return dotted
 
 
-def _value(text: str) -> Any:
+def _value(text: str, keys: Sequence[str]) -> Any:
     try:
         parsed = tomllib.loads(f"value = {text}")
     except tomllib.TOMLDecodeError:
-        return None if text == _NONE else text
+        return None if text == _NONE and _may_be_absent(keys) else text
     return parsed["value"] if set(parsed) == {"value"} else text
+
+
+def _may_be_absent(keys: Sequence[str]) -> bool:
+    """So may what psedge does not know, such as the arguments of a user's own function."""
+    type_: Any = Experiment
+    for key in keys:
+        section = struct_in(type_)
+        field = fields_of(section).get(key) if section is not None else None
+        if field is None:
+            return True
+        type_ = field.type
+    return allows_none(type_)
 
 
 def _convert(raw: dict[str, Any], place: str, flagged: set[str]) -> Experiment:
@@ -202,7 +214,9 @@ def _explained(message: str, raw: dict[str, Any], place: str, flagged: set[str])
     value, found = _looked_up(raw, parts)
     if found and not isinstance(value, Mapping):
         expectation = expectation.partition(", got")[0]
-    shown = f" = {inline(value)}" if found and not isinstance(value, Mapping) else ""
+    shown = ""
+    if found and not isinstance(value, Mapping):
+        shown = f" = {_NONE if value is None else inline(value)}"
     return f"{where}{shown}: {_in_words(expectation, keys, value)}"
 
 

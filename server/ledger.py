@@ -34,6 +34,7 @@ class _Account:
 
     progress: pushes whose effect, if any, is in the parameters.
     received: highest sequence that arrived; ahead of `progress` while a `bsp` round gathers.
+    latest_status: of its latest push, NONE before the first one and after a restart.
     latest_samples: of its latest push, 0 before the first one.
     idle: it has no data for now, so its latest push no longer counts as recent.
     pending: entries of a `bsp` round that is not complete.
@@ -41,6 +42,7 @@ class _Account:
 
     progress: Progress
     received: int
+    latest_status: Status = Status.NONE
     latest_samples: int = 0
     idle: bool = False
     pending: tuple[_Entry, ...] = ()
@@ -97,6 +99,16 @@ class Ledger:
         """Whether a member's push had arrived before."""
         return push.sequence <= self._members[push.worker].received
 
+    def status_of_retry(self, push: Push) -> Status:
+        """What a member is told about a push that had arrived before.
+
+        A refusal is told again, because the worker has yet to take back what that push carried.
+        """
+        account = self._members[push.worker]
+        latest = push.sequence == account.received
+        refused = account.latest_status in (Status.REFUSED_NONFINITE, Status.REFUSED_LAG)
+        return account.latest_status if latest and refused else Status.DUPLICATE
+
     def set_members(self, members: Sequence[Member]) -> None:
         """Open accounts for those who come in, or take up the ones they had.
 
@@ -130,6 +142,7 @@ class Ledger:
         if not account.idle:
             self._active_samples += push.samples - account.latest_samples
         account.latest_samples = push.samples
+        account.latest_status = outcome.status
         account.received = push.sequence
         account.pending += (_Entry(push.sequence, push.samples, outcome),)
         if not pending:

@@ -90,9 +90,12 @@ class Published:
             return self._float32(wanted, version, parameters)
         record = self._records.get(wanted.key)
         if record is None or record.position != wanted.position:
-            return self._snapshot(wanted, version, parameters)
+            return self._snapshot(wanted, version, parameters())
         coder = Coder(wanted.codec, wanted.lossless, self._piece)
-        encoded = coder.encode_delta(parameters(), record.parameters, record.state)
+        target = parameters()
+        encoded = coder.encode_delta(target, record.parameters, record.state)
+        if not encoded.finite:
+            return self._snapshot(wanted, version, target)
         record.position += 1
         return Publication(
             Content.DELTAS,
@@ -132,10 +135,15 @@ class Published:
             return whole
         return self._recorded(whole, wanted)
 
-    def _snapshot(self, wanted: Wanted, version: int, parameters: Parameters) -> Publication:
-        """The first reply of a chain: 16 bits are enough, since the next ones bring the rest."""
-        codec = Bfloat16() if self._piece.coded else Identity()
-        payload = _encoded(Coder(codec, wanted.lossless, self._piece), parameters())
+    def _snapshot(self, wanted: Wanted, version: int, target: Float32Array) -> Publication:
+        """The first reply of a chain: 16 bits are enough, since the next ones bring the rest.
+
+        NaN and infinity, which other codecs leave out, travel as float32: a worker is to see that
+        the model has diverged.
+        """
+        short = self._piece.coded and np.isfinite(target).all()
+        codec = Bfloat16() if short else Identity()
+        payload = _encoded(Coder(codec, wanted.lossless, self._piece), target)
         whole = Publication(Content.WHOLE, codec, wanted.lossless, version, payload)
         return self._recorded(whole, wanted)
 

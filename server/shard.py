@@ -145,7 +145,8 @@ class Shard:
         """Take one push.
 
         In `bsp` an outcome APPLIED means that it is part of the round, for good; the memory of its
-        payload must then not change while it is among the `kept_payloads`.
+        payload must then not change while it is among the `kept_payloads`. A retry changes nothing:
+        its outcome is DUPLICATE, or the refusal of the worker's latest push once more.
 
         Raises RefusedError for an unknown worker and FrameError for a malformed payload or lengths
         that do not fit; neither changes anything.
@@ -153,7 +154,8 @@ class Shard:
         self.require(push.worker, push.incarnation)
         self._check(push)
         if self._ledger.is_duplicate(push):
-            return Outcome(Status.DUPLICATE, self._gate.clock(push.worker), staleness=0, lag=0)
+            status = self._ledger.status_of_retry(push)
+            return Outcome(status, self._gate.clock(push.worker), staleness=0, lag=0)
         lag = max(0, self.version - push.version)
         weight = weight_of(self.assignment.sync, lag)
         # Comes first, since it raises for a malformed payload.

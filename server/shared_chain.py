@@ -8,8 +8,10 @@ same model anyway, it costs nothing.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+
+import numpy as np
 
 from psedge.compression.codec import EncoderState, Float32Array
 from psedge.compression.coder import Coder, Opened
@@ -95,15 +97,25 @@ class SharedChain:
     def _publish(self, published: Float32Array, target: Float32Array) -> None:
         """Move the published model towards `target`, and keep the difference."""
         plain = Coder(self._codec, NoStage(), self._piece)
-        parts = plain.encode_delta(target, published, self._state).parts
-        payload = parts[0] if len(parts) == 1 else b"".join(parts)
-        self._deltas.append(_Delta(plain.open(memoryview(payload)), len(payload)))
-        self._deltas_bytes += len(payload)
-        while self._deltas_bytes > published.nbytes and len(self._deltas) > 1:
-            self._deltas_bytes -= self._deltas.popleft().bytes
+        encoded = plain.encode_delta(target, published, self._state)
+        if encoded.finite:
+            self._keep(encoded.parts, plain, published.nbytes)
+        else:
+            # No difference tells of NaN and infinity: everyone gets a snapshot that does.
+            np.copyto(published, target)
+            self._deltas.clear()
+            self._deltas_bytes = 0
         self._position += 1
         self._digest = digest_at(self._position, published)
         self._snapshots.clear()
+
+    def _keep(self, parts: Sequence[Buffer], plain: Coder, limit_bytes: int) -> None:
+        """Add the newest difference; all of them together take no more than the limit."""
+        payload = parts[0] if len(parts) == 1 else b"".join(parts)
+        self._deltas.append(_Delta(plain.open(memoryview(payload)), len(payload)))
+        self._deltas_bytes += len(payload)
+        while self._deltas_bytes > limit_bytes and len(self._deltas) > 1:
+            self._deltas_bytes -= self._deltas.popleft().bytes
 
     def _differences(self, count: int, lossless: Lossless) -> Publication:
         """The latest ones; possibly none, for workers that have everything."""

@@ -57,6 +57,11 @@ def test_memory_decides_for_the_shared_chain(workers: int, servers: int, chain: 
     assert ("chain_memory_megabytes = 1024" in reason) == (chain == "shared")
 
 
+def test_delay_compensation_needs_a_chain_per_worker_whatever_it_takes() -> None:
+    settings, _ = resolved(CompressionConfig(), workers=10**6, compensates=True)
+    assert settings.chain == "worker"
+
+
 def test_what_the_config_fixes_is_kept() -> None:
     config = CompressionConfig(
         push="top-k", pull="q4", lossless="zstd", pull_chain="worker", density=0.001, rank=2

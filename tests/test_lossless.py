@@ -66,6 +66,13 @@ def test_a_damaged_payload_is_an_error_or_some_bytes(name: str, data: st.DataObj
 
 
 @pytest.mark.parametrize("name", ["zstd", "deflate"])
+def test_bytes_behind_the_end_are_refused(name: str) -> None:
+    compressed = bytes(stage_named(name).compress(symbols(500)))
+    with pytest.raises(FrameError):
+        stage_named(name).decompress(memoryview(compressed + b"more"), 600)
+
+
+@pytest.mark.parametrize("name", ["zstd", "deflate"])
 def test_entropy_coders_come_close_to_the_entropy_of_sparse_symbols(name: str) -> None:
     payload = symbols(50_000)
     counts = np.unique(np.frombuffer(payload, np.uint8), return_counts=True)[1]

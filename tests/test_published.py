@@ -125,6 +125,25 @@ def test_what_one_difference_drops_the_next_ones_bring(coding: CodingSettings) -
     assert worker.parameters[900:].tobytes() == shard.parameters[900:].tobytes()
 
 
+@pytest.mark.parametrize("coding", [CodingSettings(), SHARED], ids=["worker", "shared"])
+@pytest.mark.parametrize("joined", [False, True])
+def test_a_model_that_diverged_is_seen_as_it_is(coding: CodingSettings, joined: bool) -> None:
+    for codec in LOSSY:
+        shard, worker = Shard(coding), Worker(codec=codec)
+        if joined:
+            shard.serve(worker)
+        shard.update()
+        shard.parameters[[3, 700]] = np.inf, np.nan
+        for _ in range(2):
+            shard.serve(worker)
+            assert worker.parameters.tobytes() == shard.parameters.tobytes(), codec
+            shard.update()
+        shard.parameters[[3, 700]] = 0.0
+        shard.update()
+        shard.serve(worker)
+        assert np.isfinite(worker.parameters).all()
+
+
 def test_a_lost_reply_costs_one_snapshot() -> None:
     shard, worker = Shard(), Worker()
     assert shard.serve(worker).content is Content.WHOLE

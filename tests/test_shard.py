@@ -43,6 +43,18 @@ def test_a_retry_is_recognised_and_not_applied_again(mode: str) -> None:
     assert (cluster.bits(), cluster.shard.report()) == (before, report)
 
 
+@pytest.mark.parametrize("mode", ["bsp", "ssp", "asp"])
+def test_a_retry_of_a_refused_push_is_told_again_that_it_was_refused(mode: str) -> None:
+    cluster = Cluster(mode, workers=1)
+    poisoned = Push(0, 1, 1, 0, 3, payload(float("nan"), 1.0))
+    assert cluster.shard.push(poisoned).status is Status.REFUSED_NONFINITE
+    report = cluster.shard.report()
+    assert cluster.shard.push(poisoned) == Outcome(Status.REFUSED_NONFINITE, 1, 0, 0)
+    assert cluster.shard.report() == report
+    cluster.shard.push(Push(0, 1, 2, 0, 3, payload(1.0, 1.0)))
+    assert cluster.shard.push(poisoned).status is Status.DUPLICATE, "it is not the latest"
+
+
 def test_a_new_incarnation_counts_from_one_again() -> None:
     cluster = Cluster("ssp", workers=1)
     cluster.push(0, 1.0, 1.0, samples=4)

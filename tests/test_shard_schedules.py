@@ -201,7 +201,9 @@ class World:
         before = self.shard.parameters.tobytes(), self.shard.buffers.tobytes(), self.shard.report()
         again = dataclasses.replace(latest, opened=payload(100.0, offset=0))
         outcome = self.shard.push(again)
-        assert outcome.status is Status.DUPLICATE
+        assert latest.opened is not None
+        finite = latest.opened.check(1.0e18)
+        assert outcome.status is (Status.DUPLICATE if finite else Status.REFUSED_NONFINITE)
         after = self.shard.parameters.tobytes(), self.shard.buffers.tobytes(), self.shard.report()
         assert before == after
 

@@ -44,6 +44,7 @@ def test_flags_win_over_the_file_and_the_file_over_defaults(tmp_path: Path) -> N
         ("optimizer.nesterov=true", "optimizer", "nesterov", True),
         ("optimizer.betas=[0.5, 0.6]", "optimizer", "betas", (0.5, 0.6)),
         ("sync.lag_bound=none", "sync", "lag_bound", None),
+        ("compression.lossless=none", "compression", "lossless", "none"),
         ("sync.lag_bound=12", "sync", "lag_bound", 12),
         ("data.path=my photos/2024", "data", "path", "my photos/2024"),
         ("data.path=a=b", "data", "path", "a=b"),
@@ -85,6 +86,7 @@ def test_overrides_reach_tables_and_lists_of_tables() -> None:
          'config: [optimizer.groups] lacks the key "match"'),
         ({"optimizer": {"lr": "big"}}, 'config: [optimizer] lr = "big": expected a number'),
         ({"optimizer": {"lr": 0}}, "config: [optimizer] lr = 0: expected a number > 0.0"),
+        ({"optimizer": {"lr": None}}, "config: [optimizer] lr = none: expected a number"),
         ({"compression": {"push": "float61"}},
          'config: [compression] push = "float61": must be one of auto, identity, float16, '
          'bfloat16, q8, q4, ternary, sign, ecsq, top-k, adacomp, power-sgd; '
@@ -113,6 +115,7 @@ def test_mistakes_name_place_key_and_expectation(raw: dict[str, Any], message: s
     ("override", "message"),
     [
         ("optimizer.lr=abc", '--set: [optimizer] lr = "abc": expected a number'),
+        ("optimizer.lr=none", '--set: [optimizer] lr = "none": expected a number'),
         ("optimizer.lr", "--set optimizer.lr: expected section.key=value"),
         ("=3", "--set =3: expected section.key=value"),
         ("optimizer..lr=3", "--set optimizer..lr=3: expected section.key=value"),
@@ -174,6 +177,10 @@ def test_a_mistake_in_a_flag_is_not_blamed_on_the_file(tmp_path: Path) -> None:
         ({"sync": {"mode": "bsp"}, "optimizer": {"delay_compensation": 0.1}}, "is for [sync] mode"),
         ({"sync": {"local_steps": 4}, "optimizer": {"delay_compensation": 0.1}}, "cannot go with"),
         ({"worker": {"overlap": True}, "optimizer": {"delay_compensation": 0.1}}, "overlap = true"),
+        (
+            {"compression": {"pull_chain": "shared"}, "optimizer": {"delay_compensation": 0.1}},
+            'pull_chain = "shared"',
+        ),
         ({"optimizer": {"delay_compensation": float("inf")}}, "expected a finite number"),
         ({"data": {"dataset": "digits"}}, "[data] without [model]"),
         ({"model": {"factory": "mlp"}}, "[model] without [data]"),

@@ -18,6 +18,9 @@ import pytest
 
 from psedge.compression import native
 
+#: It compiles the kernels once for each instruction set, which a busy machine takes minutes for.
+pytestmark = pytest.mark.timeout(900)
+
 ROOT = Path(__file__).parents[1]
 ROOMS = ("server", "worker", "compression", "protocol")
 KERNELS = "psedge/compression/kernels/"

@@ -12,7 +12,7 @@ from worker_bench import Bench, gradient
 from psedge.compression.lossless import available, best_entropy_coder
 from psedge.compression.table import PUSH_CODECS
 from psedge.protocol.coding import CodingSettings
-from psedge.worker.coding import JUDGE_EVERY, WorkerCoding
+from psedge.worker.coding import JUDGE_EVERY, SOON, WorkerCoding
 
 ELEMENTS = 200_000
 FAST, SLOW = 0.0, 8e-6 / 20
@@ -24,10 +24,10 @@ def coding(stages: Sequence[str] = available(), **settings: object) -> WorkerCod
     return WorkerCoding(CodingSettings(**settings), stages, ELEMENTS, 100)  # type: ignore[arg-type]
 
 
-def judged(chosen: WorkerCoding, up: float, down: float) -> str:
+def judged(chosen: WorkerCoding, up: float, down: float, push: int = 1) -> str:
     """As at a push of a worker on whose clock computing takes no time."""
     values = np.random.default_rng(0).standard_normal(ELEMENTS + 100).astype(np.float32)
-    return chosen.judge(up, down, 0.05, values, lambda: 0.0)
+    return chosen.judge(push, up, down, 0.05, values, lambda: 0.0)
 
 
 def test_a_fast_link_keeps_float32() -> None:
@@ -72,15 +72,47 @@ def test_later_a_change_must_be_found_twice_in_a_row() -> None:
 
 def test_what_the_config_fixes_is_never_looked_at() -> None:
     fixed = coding(push="q4", pull="q8", lossless="none")
-    assert not any(fixed.due(push) for push in range(1, 1000))
+    assert not any(fixed.due(push, SLOW, SLOW) for push in range(1, 1000))
     assert fixed.description == "q4 / q8"
     assert fixed.reason == ""
 
 
 def test_the_choice_is_looked_at_at_first_and_now_and_then() -> None:
     chosen = coding()
-    due = [push for push in range(1, 151) if chosen.due(push)]
-    assert due == [1, 3, 10, JUDGE_EVERY, 2 * JUDGE_EVERY, 3 * JUDGE_EVERY]
+    assert dues(chosen, 1, 151, FAST) == [1, 3, 10, *range(JUDGE_EVERY, 151, JUDGE_EVERY)]
+
+
+def dues(chosen: WorkerCoding, start: int, stop: int, rate: float) -> list[int]:
+    """The pushes at which the choice was looked at, on a link of that rate both ways."""
+    found = []
+    for push in range(start, stop):
+        if chosen.due(push, rate, rate):
+            judged(chosen, rate, rate, push)
+            found.append(push)
+    return found
+
+
+def test_a_link_that_has_changed_is_looked_at_soon_and_confirmed_soon() -> None:
+    chosen = coding()
+    dues(chosen, 1, JUDGE_EVERY + 1, FAST)
+    at = JUDGE_EVERY + SOON
+    assert dues(chosen, JUDGE_EVERY + 1, 2 * JUDGE_EVERY, SLOW) == [at, at + SOON]
+    assert chosen.push.codec in ("q4", "ecsq")
+    assert chosen.pull.codec in ("q4", "ecsq")
+
+
+def test_a_link_that_scatters_is_not_looked_at_out_of_turn() -> None:
+    chosen = coding()
+    dues(chosen, 1, JUDGE_EVERY + 1, SLOW)
+    assert dues(chosen, JUDGE_EVERY + 1, 2 * JUDGE_EVERY, 1.5 * SLOW) == []
+    unmeasured = coding()
+    dues(unmeasured, 1, JUDGE_EVERY + 1, FAST)
+    assert dues(unmeasured, JUDGE_EVERY + 1, 2 * JUDGE_EVERY, 1e-9) == []
+
+
+def test_the_first_choice_is_told_unless_it_is_float32() -> None:
+    assert judged(coding(), SLOW, SLOW).startswith("now ")
+    assert judged(coding(), FAST, FAST) == ""
 
 
 def test_a_shared_chain_leaves_pulls_to_the_servers() -> None:
@@ -88,7 +120,7 @@ def test_a_shared_chain_leaves_pulls_to_the_servers() -> None:
     judged(chosen, SLOW, SLOW)
     assert chosen.pull.codec == "q8"
     assert chosen.push.codec in ("q4", "ecsq")
-    assert not coding(push="q4", pull="q8", lossless="none", chain="shared").due(1)
+    assert not coding(push="q4", pull="q8", lossless="none", chain="shared").due(1, SLOW, SLOW)
 
 
 @pytest.mark.parametrize("lossless", ["auto", "zstd", "deflate"])
@@ -119,7 +151,7 @@ def test_a_fixed_codec_gets_its_lossless_stage_by_measurement() -> None:
 def test_a_gradient_that_is_not_finite_changes_nothing() -> None:
     chosen = coding()
     values = np.full(ELEMENTS + 100, np.nan, np.float32)
-    assert chosen.judge(SLOW, SLOW, 0.05, values, lambda: 0.0) == ""
+    assert chosen.judge(1, SLOW, SLOW, 0.05, values, lambda: 0.0) == ""
     assert chosen.push.codec == "identity"
 
 

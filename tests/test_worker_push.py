@@ -10,6 +10,7 @@ from worker_bench import Bench, gradient
 
 from psedge.compression.choice import Choice
 from psedge.compression.table import PUSH_CODECS
+from psedge.protocol.coding import CodingSettings
 from psedge.protocol.messages import EXCHANGE
 from psedge.protocol.shards import SyncSettings
 from psedge.protocol.wire import Flag, Status
@@ -19,6 +20,7 @@ from psedge.worker.session import Session
 LAGGING = SyncSettings("asp", lag_bound=0, lag_action="refuse")
 #: Three rows of it are more than one bucket, and no whole number of buckets.
 WIDTH = 200
+CORRECTED = CodingSettings(push="top-k", density=0.1, momentum_correction=0.9)
 
 
 def poisoned(values: NDArray[np.float32], poison: float, at: int) -> NDArray[np.float32]:
@@ -32,6 +34,13 @@ def owed_of(session: Session) -> NDArray[np.float32]:
     residual = session.client.residual
     assert residual is not None
     return residual.copy()
+
+
+def velocities_of(session: Session) -> list[NDArray[np.float32]]:
+    """Copies of what momentum correction carries on, by shard."""
+    client = session.client
+    states = [client.owed.state(shard.slice, 0, 0) for shard in session.joined.shards]
+    return [state.velocity.copy() for state in states if state.velocity is not None]
 
 
 @pytest.mark.parametrize("servers", [1, 3])
@@ -145,6 +154,24 @@ def test_a_push_that_was_refused_as_too_old_goes_back_to_the_residual(codec: str
     run(work())
 
 
+@pytest.mark.parametrize("lost", ["lose_request", "lose_reply"])
+def test_what_a_refused_push_carried_is_not_lost_with_the_reply(lost: str) -> None:
+    bench = Bench(WIDTH, codec="q8", sync=LAGGING)
+
+    async def work() -> None:
+        slow, fast = await bench.session("slow"), await bench.session("fast", 200)
+        await fast.client.exchange(gradient(bench, 1), 8)
+        push = gradient(bench, 2)
+        getattr(bench.cluster.network, lost)[EXCHANGE] = 1
+        result = await slow.client.exchange(push.copy(), 8)
+        assert result.statuses == (Status.REFUSED_LAG,)
+        np.testing.assert_allclose(owed_of(slow), push, atol=1e-6)
+        await slow.leave()
+        await fast.leave()
+
+    run(work())
+
+
 @pytest.mark.parametrize("codec", PUSH_CODECS)
 @pytest.mark.parametrize("at", [0, 300, -1])
 def test_one_bad_value_keeps_the_push_from_every_shard(codec: str, at: int) -> None:
@@ -189,6 +216,52 @@ def test_a_push_that_was_given_up_leaves_the_residual_as_it_was(codec: str) -> N
         np.testing.assert_allclose(owed_of(session), owed, atol=1e-5)
         await session.rejoin()
         np.testing.assert_allclose(owed_of(session), owed, atol=1e-5)
+        await session.leave()
+
+    run(work())
+
+
+@pytest.mark.parametrize("way", ["given up", "not finite"])
+def test_momentum_correction_forgets_a_push_that_no_shard_took(way: str) -> None:
+    bench = Bench(WIDTH, servers=2, coding=CORRECTED)
+
+    async def work() -> None:
+        session = await bench.session()
+        await session.client.exchange(gradient(bench, 1), 8)
+        session.take()
+        owed, velocities = owed_of(session), velocities_of(session)
+        assert all(velocity.any() for velocity in velocities)
+        if way == "given up":
+            await bench.cluster.expel(session.joined.worker)
+            with pytest.raises(Rejoin):
+                await session.client.exchange(gradient(bench, 2), 8)
+        else:
+            bad = poisoned(gradient(bench, 2), np.nan, 300)
+            assert (await session.client.exchange(bad, 8)).nonfinite
+        np.testing.assert_array_equal(owed_of(session), owed)
+        for after, before in zip(velocities_of(session), velocities, strict=True):
+            np.testing.assert_array_equal(after, before)
+        await session.leave()
+
+    run(work())
+
+
+@pytest.mark.parametrize("codec", PUSH_CODECS)
+def test_what_a_codec_takes_for_infinite_does_not_stay_in_the_residual(codec: str) -> None:
+    bench = Bench(WIDTH, codec="q8")
+
+    async def work() -> None:
+        session = await bench.session()
+        await session.client.exchange(gradient(bench, 0), 8)
+        session.take()
+        owed = owed_of(session)
+        session.client.coding.push = Choice(codec, "none")
+        push = poisoned(gradient(bench, 1), 3e38, 300)
+        result = await session.client.exchange(poisoned(push, np.nan, -1), 8)
+        assert result.nonfinite
+        left = owed_of(session)
+        assert abs(left[300]) <= abs(owed[300]), "so large a number may have swallowed it"
+        np.testing.assert_allclose(np.delete(left, 300), np.delete(owed, 300), atol=2e-5)
         await session.leave()
 
     run(work())

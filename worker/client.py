@@ -204,16 +204,17 @@ class ShardClient:
             past = self._step_seconds or latest
             self._step_seconds = STEP_MEMORY * past + (1 - STEP_MEMORY) * latest
         self._encoded_at = now
-        if not self.coding.due(self._sequence):
-            return
         down = _seconds_per_byte([(link, link.down.seconds_per_byte) for link in self._links])
         up = _seconds_per_byte([(link, link.up.seconds_per_byte) for link in self._links])
         if down is None:
             return
+        up = down if up is None else up
+        if not self.coding.due(self._sequence, up, down):
+            return
         change = self.coding.judge(
-            down if up is None else up, down, self._step_seconds, gradient, self._clock.now
+            self._sequence, up, down, self._step_seconds, gradient, self._clock.now
         )
-        if change and self._sequence > 1:
+        if change:
             self._notify(change)
 
     def _frame(

@@ -1,7 +1,8 @@
 """How one worker's pushes and pulls are coded: as the config says, or as measuring shows.
 
 Where the config leaves something to `auto`, the worker looks at its link's rate and at what each
-codec costs and saves on its own latest gradient: at its first pushes, and now and then after them.
+codec costs and saves on its own latest gradient: at its first pushes, now and then after them, and
+soon after its link has changed.
 """
 
 from __future__ import annotations
@@ -21,9 +22,15 @@ from psedge.protocol.coding import CodingSettings
 #: link from the model that came down it, the third also from two pushes.
 FIRST_JUDGEMENTS = (1, 3, 10)
 JUDGE_EVERY = 50
+#: A rate that differs by this factor from the one judged before is judged without waiting for that:
+#: fifty pushes over a link that has become slow can take minutes.
+CHANGED = 2.0
 #: From this judgement on a change must show twice in a row: links that are busy with other things
 #: for a while are not worth it.
 CONFIRMED_FROM = 4
+#: Pushes between two judgements that are out of turn: as many transfers make up most of what the
+#: link's rate is taken from.
+SOON = 10
 #: Every so many judgements the codecs' cost is measured anew.
 MEASURE_EVERY = 4
 #: Links faster than this gain nothing by a lossless stage, so that none is tried.
@@ -48,6 +55,8 @@ class WorkerCoding:
         self._speeds: dict[str, list[Speed]] = {}
         self._with_stages = False
         self._judgements = 0
+        self._judged_at = 0
+        self._judged_rates = (0.0, 0.0)
         self._tendency: dict[str, str] = {}
         #: What there is to choose among; a shared chain's codec is the servers' choice.
         self._push_names = _names(settings.push)
@@ -72,7 +81,7 @@ class WorkerCoding:
     @property
     def description(self) -> str:
         """Of both directions, such as `q4 / q8`; empty until something was measured."""
-        if self._judgements == 0 and self.due(1):
+        if self._judgements == 0 and self._open:
             return ""
         return f"{self.push.name} / {self.pull.name}"
 
@@ -82,12 +91,23 @@ class WorkerCoding:
         reasons = dict.fromkeys((self.push.reason, self.pull.reason))
         return "; ".join(reason for reason in reasons if reason)
 
-    def due(self, push: int) -> bool:
-        """Whether the choice is to be looked at before the given push, counted from 1."""
-        return self._open and (push in FIRST_JUDGEMENTS or push % JUDGE_EVERY == 0)
+    def due(self, push: int, up: float, down: float) -> bool:
+        """Whether the choice is to be looked at before the given push, counted from 1.
+
+        up, down: seconds per byte of the model.
+        """
+        if not self._open:
+            return False
+        if push in FIRST_JUDGEMENTS or push % JUDGE_EVERY == 0:
+            return True
+        if push < self._judged_at + SOON:
+            return False
+        before_up, before_down = self._judged_rates
+        return any(self._tendency.values()) or _differ(up, before_up) or _differ(down, before_down)
 
     def judge(
         self,
+        push: int,
         up: float,
         down: float,
         step_seconds: float,
@@ -96,9 +116,10 @@ class WorkerCoding:
     ) -> str:
         """Choose anew for both directions. Returns what changed and why, in words; or nothing.
 
-        up, down: seconds per byte of the model. gradient: the latest, of all parameters; when it
-        holds NaN or Inf the choice stays as it is.
+        push: the one before which this is. up, down: seconds per byte of the model. gradient: the
+        latest, of all parameters; when it holds NaN or Inf the choice stays as it is.
         """
+        self._judged_at, self._judged_rates = push, (up, down)
         sample = gradient[: min(self._coded or len(gradient), SAMPLE_ELEMENTS)]
         if not np.isfinite(sample).all():
             return ""
@@ -126,6 +147,8 @@ class WorkerCoding:
         tendency = _tendency(current, found)
         before, self._tendency[link.way] = self._tendency.get(link.way), tendency
         settled = self._judgements < CONFIRMED_FROM or tendency in ("", before)
+        if settled:
+            self._tendency[link.way] = ""
         return found if settled else current
 
     def _measure(self, sample: Float32Array, stages: bool, now: Callable[[], float]) -> None:
@@ -169,6 +192,12 @@ class WorkerCoding:
 def _names(setting: str) -> tuple[str, ...]:
     """The codecs that a config's word stands for."""
     return CANDIDATES if setting == "auto" else (setting,)
+
+
+def _differ(rate: float, before: float) -> bool:
+    """Whether a rate has changed, where the slower one of both is slow enough to matter."""
+    fast, slow = sorted((rate, before))
+    return slow > STAGES_FROM_SECONDS_PER_BYTE and slow > CHANGED * fast
 
 
 def _tendency(current: Choice, found: Choice) -> str:

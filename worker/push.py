@@ -14,10 +14,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from psedge.compression.codec import Encoded, Float32Array
+from psedge.compression.codec import Codec, Encoded, EncoderState, Float32Array
 from psedge.compression.coder import Coder, Opened
-from psedge.compression.codes import BUCKET
+from psedge.compression.codes import BUCKET, INFINITE_FROM
 from psedge.compression.identity import Identity
+from psedge.compression.top_k import TopK
 from psedge.protocol.ports import Buffer
 from psedge.protocol.wire import Header
 from psedge.worker.coding import WorkerCoding
@@ -25,12 +26,31 @@ from psedge.worker.residual import Residual
 from psedge.worker.shard_link import ShardLink
 
 
+@dataclass(frozen=True, slots=True)
+class Carried:
+    """Copies of what one shard's encoder carries from push to push, as they were before this one.
+
+    residual: float32, as long as the slice. velocity: as long as its coded part; None if there was
+    none yet. state: whose velocity it is.
+    """
+
+    residual: Float32Array
+    velocity: Float32Array | None
+    state: EncoderState
+
+    def put_back(self, residual: Float32Array) -> None:
+        """residual: the shard's part, overwritten."""
+        residual[:] = self.residual
+        self.state.velocity = self.velocity
+
+
 @dataclass(slots=True)
 class Piece:
     """One shard's part of a push.
 
     gradient: the shard's part. payload: empty for a gradient that was not finite.
-    owing: whether a residual went into it. settled: the shard has answered it.
+    owing: whether a residual went into it. before: kept where the payload does not tell what
+    became of the residual. settled: the shard has answered it.
     header, extras: of the frame, once it is made: buffers and counters.
     """
 
@@ -39,6 +59,7 @@ class Piece:
     gradient: Float32Array
     payload: Sequence[Buffer]
     owing: bool
+    before: Carried | None = None
     settled: bool = False
     header: Header | None = None
     extras: Sequence[Buffer] = ()
@@ -84,8 +105,9 @@ def encode_pieces(
         values = gradient[link.parameters]
         owed = residual.of(link.piece)
         state = residual.state(link.piece, coding.seed, worker)
+        before = _carried(codec, owed, state)
         encoded: Encoded = coder.encode(values, owed, state)
-        pieces.append(Piece(link, coder, values, encoded.parts, owed is not None))
+        pieces.append(Piece(link, coder, values, encoded.parts, owed is not None, before))
         finite = finite and encoded.finite
     if not finite:
         for piece in pieces:
@@ -104,18 +126,31 @@ def take_back(piece: Piece, residual: Residual) -> None:
 
 def undo(piece: Piece, residual: Residual) -> None:
     """The residual becomes what it was before the push: r = r' + decoded - gradient."""
-    if piece.owing and piece.payload_bytes:
+    if piece.before is not None:
+        piece.before.put_back(residual.owed(piece.link.piece))
+    elif piece.owing and piece.payload_bytes:
         owed = residual.owed(piece.link.piece)
         piece.opened().decode_accumulate(1.0, owed)
         owed -= piece.gradient
 
 
+def _carried(codec: Codec, owed: Float32Array | None, state: EncoderState) -> Carried | None:
+    """For momentum correction, which adds more to the residual than the gradient; else None."""
+    if owed is None or not isinstance(codec, TopK) or not codec.momentum:
+        return None
+    velocity = None if state.velocity is None else state.velocity.copy()
+    return Carried(owed.copy(), velocity, state)
+
+
 def _undo_finite_part(piece: Piece, residual: Residual) -> None:
     """As `undo`, where encoding left out each bucket that was not finite.
 
-    The residual of a bucket that was left out did not change.
+    Such a bucket decodes to zeros, or with `identity` to what it is, and its residual did not
+    change.
     """
-    if not piece.owing:
+    if piece.before is not None:
+        undo(piece, residual)
+    if piece.before is not None or not piece.owing:
         return
     owed = residual.owed(piece.link.piece)
     decoded = np.zeros_like(owed)
@@ -123,9 +158,10 @@ def _undo_finite_part(piece: Piece, residual: Residual) -> None:
     coded = piece.link.piece.coded
     with np.errstate(invalid="ignore", over="ignore"):
         change = decoded - piece.gradient
-        bad = ~np.isfinite(piece.gradient + owed)
+        finite = np.abs(piece.gradient + owed) < INFINITE_FROM
+        left_out = ~np.isfinite(decoded) | (~finite & (decoded == 0.0))
     starts = [*range(0, coded, BUCKET), *range(coded, len(owed), BUCKET), len(owed)]
     for start, stop in itertools.pairwise(starts):
-        if bad[start:stop].any():
+        if left_out[start:stop].any():
             change[start:stop] = 0.0
     owed += change

@@ -260,6 +260,7 @@ class RunState:
             workers=max(cluster.workers, len(self.membership.live())),
             servers=cluster.servers,
             seed=self.experiment.seed,
+            compensates=self.experiment.optimizer.delay_compensation > 0,
         )
         if self.coding.pull != "identity":
             self.note(reason)
