@@ -66,7 +66,7 @@ def _chain(
     if config.pull == "identity":
         return False, "pulls are whole float32 models"
     megabytes = workers * 4 * parameters / servers / 2**20
-    memory = f"a model per worker takes {megabytes:.0f} MB on each server"
+    memory = f"a model per worker takes {megabytes:.3g} MB on each server"
     if config.pull_chain != "auto":
         return config.pull_chain == "shared", f'pull_chain = "{config.pull_chain}"'
     if mode == "bsp" and config.pull != "auto":

@@ -44,6 +44,13 @@ def choose_folder(
     return folder
 
 
+def config_to_resume(config: Path | None, out: Path | None, resume: bool) -> Path | None:
+    """The config to serve: the one named, else that of the run that `out` continues, if any."""
+    if config is None and resume and out is not None and (out / "config.toml").is_file():
+        return out / "config.toml"
+    return config
+
+
 def make_folder(folder: Path) -> None:
     """Make the run folder, if it is not there. Raises ConfigError if it cannot be written to."""
     try:

@@ -31,7 +31,7 @@ from psedge.protocol.disk import Disk
 from psedge.protocol.errors import AddressError, TrainingError
 from psedge.protocol.ports import Listener
 from psedge.protocol.system_clock import SystemClock
-from psedge.run_folder import choose_folder, make_folder
+from psedge.run_folder import choose_folder, config_to_resume, make_folder
 from psedge.terminal.say import say
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ def run_server(
         return run_async(_serve_joined(supervisor, host or LOOPBACK, port, with_parent))
     from psedge.toml_config import load_config
 
+    config_path = config_to_resume(config_path, out, resume)
     experiment = load_config(config_path if config_path is not None else {}, overrides)
     name = experiment.name or "psedge"
     folder = choose_folder(name, out, resume, SystemClock().timestamp())

@@ -30,7 +30,9 @@ def test_by_default_each_worker_chooses_and_has_a_chain_of_its_own() -> None:
     settings, reason = resolved(CompressionConfig())
     assert (settings.push, settings.pull, settings.lossless) == ("auto", "auto", "auto")
     assert (settings.chain, settings.publish_every, settings.seed) == ("worker", 1, 3)
-    assert reason == "one chain of pulls per worker: a model per worker takes 31 MB on each server"
+    assert (
+        reason == "one chain of pulls per worker: a model per worker takes 30.5 MB on each server"
+    )
 
 
 @pytest.mark.parametrize("chain", ["auto", "shared"])

@@ -166,7 +166,7 @@ def test_a_supervisor_that_was_killed_comes_back_to_its_servers_and_workers(
     until(lambda: any(checkpoints.glob("*/checkpoint.json")), "a checkpoint")
     server.send(signal.SIGKILL)
     server.exit_code()
-    again = psedge("server", config, "--port", url.rpartition(":")[2], "--out", "run", "--resume")
+    again = psedge("server", "--port", url.rpartition(":")[2], "--out", "run", "--resume")
     assert again.exit_code() == 0, again.output()
     assert further.exit_code() == 0, further.output()
     assert worker.exit_code() == 0, worker.output()
