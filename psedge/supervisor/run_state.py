@@ -30,6 +30,8 @@ Phase = Literal["waiting", "training", "finished", "stopped", "failed"]
 
 #: Notes kept for people to read in the status; all of them are in metrics.jsonl.
 KEPT_NOTES = 8
+#: What a worker's heartbeat says of pushes and pulls that travel as they are.
+PLAIN_CODING = "identity / identity"
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,8 +249,10 @@ class RunState:
             samples_before = before.samples if before is not None else 0
             self.losses.add(message.loss, max(message.samples - samples_before, 0))
         coding_before = before.coding if before is not None else ""
-        if message.coding != coding_before and message.coding_reason:
-            self.note(f"worker {name} sends and receives {message.coding}: {message.coding_reason}")
+        # That a worker starts out with float32, as all do, is no news.
+        told = coding_before or PLAIN_CODING
+        if message.coding not in ("", told) and message.coding_reason:
+            self.note(f"worker {name}: {message.coding_reason}")
 
     def _resolve_coding(self, model: ModelState) -> None:
         cluster = self.experiment.cluster
@@ -262,7 +266,7 @@ class RunState:
             seed=self.experiment.seed,
             compensates=self.experiment.optimizer.delay_compensation > 0,
         )
-        if self.coding.pull != "identity":
+        if self.coding.chain == "shared":
             self.note(reason)
 
     def _epoch_samples(self) -> int:
