@@ -83,6 +83,19 @@ def test_with_momentum_correction_servers_have_no_momentum(tmp_path: Path) -> No
     run(story())
 
 
+def test_that_a_worker_uses_the_configs_codecs_is_no_news(tmp_path: Path) -> None:
+    async def story() -> None:
+        rig = rig_with(tmp_path, {"push": "q4"})
+        await rig.started()
+        rig.notes.clear()
+        for coding in ("q4 / identity", "q4+zstd / identity"):
+            message = messages.Heartbeat(0, 1, coding=coding, coding_reason=f"a link for {coding}")
+            await rig.ask(messages.HEARTBEAT, message)
+        assert rig.notes == ["worker a: a link for q4+zstd / identity"]
+
+    run(story())
+
+
 def test_a_change_of_a_workers_coding_is_noted_with_its_reason(tmp_path: Path) -> None:
     async def story() -> None:
         rig = rig_with(tmp_path, {})

@@ -30,8 +30,6 @@ Phase = Literal["waiting", "training", "finished", "stopped", "failed"]
 
 #: Notes kept for people to read in the status; all of them are in metrics.jsonl.
 KEPT_NOTES = 8
-#: What a worker's heartbeat says of pushes and pulls that travel as they are.
-PLAIN_CODING = "identity / identity"
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,10 +247,14 @@ class RunState:
             samples_before = before.samples if before is not None else 0
             self.losses.add(message.loss, max(message.samples - samples_before, 0))
         coding_before = before.coding if before is not None else ""
-        # That a worker starts out with float32, as all do, is no news.
-        told = coding_before or PLAIN_CODING
+        told = coding_before or self._first_coding()
         if message.coding not in ("", told) and message.coding_reason:
             self.note(f"worker {name}: {message.coding_reason}")
+
+    def _first_coding(self) -> str:
+        """How each worker starts out, which is no news: with the config's codecs, or float32."""
+        codecs = (self.coding.push, self.coding.pull)
+        return " / ".join("identity" if codec == "auto" else codec for codec in codecs)
 
     def _resolve_coding(self, model: ModelState) -> None:
         cluster = self.experiment.cluster
