@@ -172,8 +172,8 @@ def test_a_supervisor_that_was_killed_comes_back_to_its_servers_and_workers(
     assert worker.exit_code() == 0, worker.output()
     result = json.loads((psedge.folder / "run" / "result.json").read_text())
     assert result["phase"] == "finished"
-    # Shards are saved one after the other: one of them may have seen a push more than the first.
-    assert 0 <= result["samples_seen"] - 30 * 640 <= 16
+    # Shards are saved one after the other: one may have seen a few pushes more than the first.
+    assert 0 <= result["samples_seen"] - 30 * 640 <= 4 * 16
     assert result["resumed_from_samples"] > 0
     for process in (again, further, worker):
         assert "Traceback" not in process.output()

@@ -16,7 +16,8 @@ from torch.nn.functional import cross_entropy
 from trainer_world import CPU, SGD, Numbers, World
 
 from psedge.protocol.errors import DataError, ModelError, TrainingError
-from psedge.protocol.messages import CLAIM, EXCHANGE
+from psedge.protocol.messages import CLAIM, EXCHANGE, JOIN
+from psedge.protocol.ports import Incoming, Reply
 from psedge.protocol.shards import GroupSettings, LocalOptimizer, OptimizerSettings, SyncSettings
 from psedge.worker.binding import Binding, layout_of
 from psedge.worker.config import ModelConfig, WorkerConfig
@@ -151,6 +152,32 @@ def test_a_worker_that_is_thrown_out_comes_back_and_no_sample_is_lost(overlap: b
     assert any("joined again" in note for note in world.notes)
     seen = sum(p.samples for p in world.cluster.shards()[0].report().workers)
     assert seen <= 300
+
+
+def test_a_worker_that_is_forgotten_while_it_comes_in_joins_once_more() -> None:
+    world = World(Numbers(100))
+    routes = world.cluster.network.routes
+
+    async def work() -> None:
+        await world.cluster.start()
+        url, join = next((url, table[JOIN]) for url, table in routes.items() if JOIN in table)
+        joins = 0
+
+        async def forgetful(incoming: Incoming) -> Reply:
+            nonlocal joins
+            reply = await join(incoming)
+            joins += 1
+            if joins == 1:
+                await world.cluster.expel(world.cluster.membership.live()[0].worker)
+            return reply
+
+        routes[url][JOIN] = forgetful
+        _, trainer = await world.trainer()
+        await trainer.run()
+        assert joins == 2
+
+    run(work())
+    assert world.plan.visited == 100
 
 
 @pytest.mark.parametrize("path", [CLAIM, EXCHANGE])

@@ -117,7 +117,7 @@ class Session:
                     f"this worker's model is not the servers': {difference}; every worker needs "
                     "the model that the run began with"
                 )
-        await self._enter()
+        await self._come_in()
         if len(self.binding.frozen):
             body = await self._supervisor.frozen(len(self.binding.frozen))
             self.binding.frozen[:] = np.frombuffer(body, np.uint8)
@@ -130,7 +130,7 @@ class Session:
             # Whoever still counts on the old incarnation must not wait for its lease to end.
             await self._supervisor.leave(Leave(self.joined.worker, self._incarnation))
         self._incarnation += 1
-        await self._enter()
+        await self._come_in()
         self._notify(f"{self.joined.name} joined again")
 
     def request_stop(self, reason: str) -> None:
@@ -205,6 +205,18 @@ class Session:
         except PsedgeError as error:
             self._notify(f"left without saying goodbye: {error}")
         self._joined = None
+
+    async def _come_in(self) -> None:
+        """Join and receive the parameters, as often as it takes."""
+        while True:
+            try:
+                await self._enter()
+                break
+            except Rejoin:
+                # The servers were started anew between the two, and know nothing of this worker.
+                await self._end_heartbeats()
+                self._incarnation += 1
+                await self._clock.sleep(POLL_SECONDS)
 
     async def _enter(self) -> None:
         self._lost = False
