@@ -102,7 +102,8 @@ def main() -> None:
         overlap = f"worker.overlap={str(options.overlap).lower()}"
         server = subprocess.Popen(
             [sys.executable, "-m", "psedge", "server", "--port", "0", "--out", f"{folder}/run",
-             "--set", overlap],
+             "--set", overlap, "--set", "compression.push=identity",
+             "--set", "compression.pull=identity"],
             stdout=subprocess.PIPE,
             text=True,
             env={**os.environ, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"},
