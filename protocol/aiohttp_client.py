@@ -13,21 +13,25 @@ import os
 from collections.abc import Sequence
 
 import aiohttp
-import msgspec
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http_writer import StreamWriter
 from yarl import URL
 
-from psedge.protocol.errors import AddressError, FrameError, RefusedError, UnreachableError
-from psedge.protocol.messages import Refusal
+from psedge.protocol.checksum import CHECKSUM_HEADER, BodyCheck, checksum_of
+from psedge.protocol.errors import (
+    AddressError,
+    DamagedError,
+    FrameError,
+    PsedgeError,
+    UnreachableError,
+)
 from psedge.protocol.ports import Allocate, Buffer
+from psedge.protocol.refusals import REFUSAL_LIMIT_BYTES, error_of_refusal
 
 #: Received bytes that may wait in memory, per connection, for the caller to read them.
 RECEIVE_BUFFER_BYTES = 2**20
 #: Idle connections are closed before the server does so, which would lose a request now and then.
 IDLE_SECONDS = 30.0
-#: Longest explanation that is read from a peer that refuses.
-REFUSAL_LIMIT_BYTES = 2**16
 
 _JOINED_BYTES = 4096
 _NO_AUTOMATIC_HEADERS = ("Accept", "Accept-Encoding", "User-Agent", "Content-Type")
@@ -39,6 +43,7 @@ class AiohttpClient:
     def __init__(self) -> None:
         self._session: aiohttp.ClientSession | None = None
         self._closed = False
+        self._in_flight: set[_Parts] = set()
 
     async def call(
         self,
@@ -51,8 +56,11 @@ class AiohttpClient:
         token: str = "",
     ) -> memoryview:
         """See `ports.Transport.call`."""
-        headers = {"Authorization": f"Bearer {token}"} if token else None
+        headers = {CHECKSUM_HEADER: checksum_of(parts)}
+        if token:
+            headers["Authorization"] = f"Bearer {token}"
         body = _Parts(parts)
+        self._in_flight.add(body)
         try:
             async with self._opened().post(
                 _url(url, path),
@@ -62,29 +70,20 @@ class AiohttpClient:
                 timeout=aiohttp.ClientTimeout(total=timeout_seconds),
             ) as response:
                 if response.status != 200:
-                    await _raise_refusal(response, url)
+                    raise await _refusal(response, url)
                 return await _read_body(response, allocate, url)
-        except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError) as error:
-            raise AddressError(f"{url!r} is not an address such as http://host:7700") from error
-        except asyncio.TimeoutError as error:
-            raise UnreachableError(f"{url} gave no answer in {timeout_seconds:g} s") from error
-        except aiohttp.ClientConnectorError as error:
-            number = error.os_error.errno
-            # Looking up a name fails with numbers of its own, below zero.
-            named = os.strerror(number) if number and number > 0 else error.os_error.strerror
-            reason = named or str(error.os_error)
-            raise UnreachableError(f"cannot connect to {url}: {reason}") from error
-        except aiohttp.ClientResponseError as error:
-            first_line = error.message.partition("\n")[0].rstrip(":")
-            raise FrameError(f"{url} does not speak HTTP: {first_line}") from error
-        except (aiohttp.ClientError, OSError) as error:
-            raise UnreachableError(f"the connection to {url} broke: {error}") from error
+        except (aiohttp.ClientError, OSError, asyncio.TimeoutError, DamagedError) as error:
+            raise _as_ours(error, url, timeout_seconds) from error
         finally:
+            self._in_flight.discard(body)
             body.recall()
 
     async def close(self) -> None:
         """Close every connection; calls in flight end with an UnreachableError."""
         self._closed = True
+        for body in list(self._in_flight):
+            # What a peer does not read would never leave, and its connection never close.
+            body.recall()
         if self._session is not None:
             await self._session.close()
 
@@ -132,9 +131,32 @@ class _Parts(aiohttp.Payload):
             self._transport.abort()
 
 
+def _as_ours(error: Exception, url: str, timeout_seconds: float) -> PsedgeError:
+    """What befell a call, as the error that `ports.Transport.call` promises."""
+    if isinstance(error, DamagedError):
+        return UnreachableError(f"the answer of {url} was damaged on its way")
+    if isinstance(error, (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError)):
+        return AddressError(f"{url!r} is not an address such as http://host:7700")
+    if isinstance(error, asyncio.TimeoutError):
+        return UnreachableError(f"{url} gave no answer in {timeout_seconds:g} s")
+    if isinstance(error, aiohttp.ClientConnectorError):
+        number = error.os_error.errno
+        # Looking up a name fails with numbers of its own, below zero.
+        named = os.strerror(number) if number and number > 0 else error.os_error.strerror
+        return UnreachableError(f"cannot connect to {url}: {named or error.os_error}")
+    if isinstance(error, aiohttp.ClientResponseError):
+        first_line = error.message.partition("\n")[0].rstrip(":")
+        return FrameError(f"{url} does not speak HTTP: {first_line}")
+    return UnreachableError(f"the connection to {url} broke: {error}")
+
+
 @functools.lru_cache(maxsize=1024)
 def _url(url: str, path: str) -> URL:
-    return URL(url + path)
+    """Raises aiohttp.InvalidURL."""
+    try:
+        return URL(url + path)
+    except ValueError as error:
+        raise aiohttp.InvalidURL(url) from error
 
 
 async def _read_body(response: aiohttp.ClientResponse, allocate: Allocate, url: str) -> memoryview:
@@ -143,23 +165,36 @@ async def _read_body(response: aiohttp.ClientResponse, allocate: Allocate, url: 
         raise FrameError(f"{url} answered without a Content-Length")
     body = allocate(length)
     target = body.cast("B")
+    check = BodyCheck(response.headers.get(CHECKSUM_HEADER, ""), length)
     filled = 0
     while filled < length:
-        # Unlike the other ways to read, this one never joins chunks.
-        chunk, _ = await response.content.readchunk()
+        chunk = await _next_chunk(response, url)
         if not chunk:
             raise UnreachableError(f"{url} hung up in the middle of its answer")
         target[filled : filled + len(chunk)] = chunk
+        check.add(chunk)
         filled += len(chunk)
     return body
 
 
-async def _raise_refusal(response: aiohttp.ClientResponse, url: str) -> None:
-    content = await response.content.read(REFUSAL_LIMIT_BYTES)
+async def _refusal(response: aiohttp.ClientResponse, url: str) -> PsedgeError:
+    content = b""
+    while len(content) < REFUSAL_LIMIT_BYTES:
+        chunk = await _next_chunk(response, url)
+        if not chunk:
+            break
+        content += chunk
+    announced = response.headers.get(CHECKSUM_HEADER, "")
+    BodyCheck(announced, response.content_length or 0).add(content)
+    return error_of_refusal(content, url, f"{response.status} {response.reason}")
+
+
+async def _next_chunk(response: aiohttp.ClientResponse, url: str) -> bytes:
+    """Some more of a reply's body, as it arrived; nothing at its end."""
     try:
-        refusal = msgspec.json.decode(content, type=Refusal)
-    except (msgspec.MsgspecError, ValueError) as error:
-        raise FrameError(
-            f"{url} answered HTTP {response.status} {response.reason}, not as a psedge node does"
-        ) from error
-    raise RefusedError(refusal.code, refusal.message)
+        # Unlike the other ways to read, this one never joins chunks.
+        chunk, _ = await response.content.readchunk()
+    except RuntimeError as error:
+        # aiohttp's word for a connection that this side has closed meanwhile.
+        raise UnreachableError(f"the connection to {url} broke: {error}") from error
+    return chunk

@@ -15,19 +15,13 @@ import socket
 from collections.abc import Sequence
 from typing import Any
 
-import msgspec
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 
-from psedge.protocol.errors import (
-    AddressError,
-    FrameError,
-    PsedgeError,
-    RefusedError,
-    UserError,
-)
-from psedge.protocol.messages import Refusal
+from psedge.protocol.checksum import CHECKSUM_HEADER, BodyCheck, checksum_of
+from psedge.protocol.errors import AddressError, FrameError, RefusedError
 from psedge.protocol.ports import Buffer, Handler, Reply
+from psedge.protocol.refusals import over_body_limit, refusal_of, reply_or_refusal
 
 #: Bounds on what comes before a body: the request line, each header, all headers together.
 LINE_LIMIT_BYTES = 4096
@@ -40,21 +34,8 @@ STALL_SECONDS = 30.0
 IDLE_SECONDS = 90.0
 
 _BACKLOG = 512
-_STATUS_OF_CODE = {
-    "bad-frame": 400,
-    "bad-request": 400,
-    "conflict": 409,
-    "forbidden": 403,
-    "model-differs": 409,
-    "not-found": 404,
-    "not-ready": 503,
-    "stopped": 410,
-    "too-large": 413,
-    "unknown-worker": 409,
-    "version-differs": 409,
-}
+_SCRATCH_BYTES = 2**16
 _BEARER = "Bearer "
-_log = logging.getLogger(__name__)
 #: aiohttp writes a traceback for every request that is no HTTP, such as a port scanner's; their
 #: sender is told, and nobody here could do anything about them.
 _strangers = logging.Logger(f"{__name__}.strangers")
@@ -129,18 +110,10 @@ class AiohttpListener:
 
     async def _reply_to(self, request: web.BaseRequest) -> Reply:
         try:
-            return await self._handler(self._admitted(request))
+            incoming = self._admitted(request)
         except RefusedError as error:
-            return _refusal(error.code, str(error))
-        except FrameError as error:
-            return _refusal("bad-frame", str(error))
-        except UserError as error:
-            return _refusal("bad-request", str(error))
-        except PsedgeError as error:
-            return _refusal("internal", str(error))
-        except Exception as error:
-            _log.exception("a request to %s failed", request.raw_path)
-            return _refusal("internal", f"{type(error).__name__} while answering; see its log")
+            return refusal_of(error, request.raw_path)
+        return await reply_or_refusal(self._handler, incoming)
 
     def _admitted(self, request: web.BaseRequest) -> AiohttpIncoming:
         """The request as handlers see it, once its bounds are known to be kept."""
@@ -155,23 +128,21 @@ class AiohttpListener:
                 raise RefusedError("bad-request", "a request needs a Content-Length header")
             length = 0
         if length > self._body_limit_bytes:
-            raise RefusedError(
-                "too-large",
-                f"the body is {length} bytes, more than the {self._body_limit_bytes} allowed",
-            )
+            raise over_body_limit(length, self._body_limit_bytes)
         return AiohttpIncoming(request, length)
 
 
 class AiohttpIncoming:
     """One request of aiohttp as an Incoming."""
 
-    __slots__ = ("_content", "_request", "_rest", "_taken", "_unread", "length", "path")
+    __slots__ = ("_check", "_content", "_request", "_rest", "_taken", "_unread", "length", "path")
 
     def __init__(self, request: web.BaseRequest, length: int) -> None:
         self._request = request
         self._content = request.content
         self._rest = memoryview(b"")
         self._unread = length
+        self._check = BodyCheck(request.headers.get(CHECKSUM_HEADER, ""), length)
         #: Bytes taken out of the stream.
         self._taken = 0
         self.length = length
@@ -197,12 +168,18 @@ class AiohttpIncoming:
         while True:
             taken = min(len(self._rest), wanted - filled)
             target[filled : filled + taken] = self._rest[:taken]
+            self._check.add(self._rest[:taken])
             self._rest = self._rest[taken:]
             filled += taken
             if filled == wanted:
                 break
             self._rest = memoryview(await self._next_chunk())
         self._unread -= wanted
+
+    async def check_rest(self) -> None:
+        scratch = memoryview(bytearray(min(self._unread, _SCRATCH_BYTES)))
+        while self._check.pending:
+            await self.read_into(scratch[: self._unread])
 
     async def _next_chunk(self) -> bytes:
         """Some more of the body, as it arrived."""
@@ -278,18 +255,18 @@ async def _drained(request: web.BaseRequest, transport: asyncio.WriteTransport) 
 
 def _head(status: int, parts: Sequence[Buffer], keep_alive: bool) -> bytes:
     length = sum(memoryview(part).nbytes for part in parts)
-    return b"HTTP/1.1 %d %b\r\nContent-Length: %d\r\nContent-Type: %b\r\nConnection: %b\r\n\r\n" % (
+    return (
+        b"HTTP/1.1 %d %b\r\nContent-Length: %d\r\nContent-Type: %b\r\n%b: %b\r\n"
+        b"Connection: %b\r\n\r\n"
+    ) % (
         status,
         http.HTTPStatus(status).phrase.encode("ascii"),
         length,
         b"application/octet-stream" if status == 200 else b"application/json",
+        CHECKSUM_HEADER.encode("ascii"),
+        checksum_of(parts).encode("ascii"),
         b"keep-alive" if keep_alive else b"close",
     )
-
-
-def _refusal(code: str, message: str) -> Reply:
-    body = msgspec.json.encode(Refusal(code, message))
-    return Reply((body,), status=_STATUS_OF_CODE.get(code, 500))
 
 
 def _cannot_listen(host: str, port: int, error: OSError) -> str:

@@ -8,6 +8,7 @@ PsedgeError
 │   └── AddressError     a URL, host or port that is wrong or does not answer
 ├── TrainingError        the run failed while training: exit code 1
 ├── FrameError           bytes from the network that break the wire format (the remote is at fault)
+│   └── DamagedError     bytes that were changed on their way
 ├── RefusedError         a peer understood the request and refused it, with a code and a reason
 └── UnreachableError     nobody answered: refused connection, reset, or no reply in time
 
@@ -49,6 +50,10 @@ class FrameError(PsedgeError):
     """Received bytes break the wire format; nothing was changed by them."""
 
 
+class DamagedError(FrameError):
+    """A body is not what its sender sent; sending it again helps."""
+
+
 class RefusedError(PsedgeError):
     """A peer refused a request.
 
@@ -77,6 +82,7 @@ REFUSAL_CODES = (
     "bad-frame",
     "bad-request",
     "conflict",
+    "damaged",
     "forbidden",
     "model-differs",
     "not-found",

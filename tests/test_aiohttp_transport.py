@@ -9,11 +9,13 @@ import socket
 
 import pytest
 import uvloop
+from exchange_conformance import ExchangeConformance
 from transport_conformance import LIMIT, TransportConformance, World, echo, soon
 
 from psedge.protocol import aiohttp_server
 from psedge.protocol.aiohttp_transport import AiohttpTransport
-from psedge.protocol.calls import bounded
+from psedge.protocol.calls import bounded, read_body
+from psedge.protocol.checksum import checksum_of
 from psedge.protocol.errors import AddressError, FrameError, UnreachableError
 from psedge.protocol.ports import Reply
 
@@ -34,12 +36,12 @@ def run(scenario, loop_factory=uvloop.new_event_loop):
         loop.close()
 
 
-class TestOnUvloop(TransportConformance):
+class TestOnUvloop(TransportConformance, ExchangeConformance):
     def run(self, scenario):
         run(scenario)
 
 
-class TestOnAsyncio(TransportConformance):
+class TestOnAsyncio(TransportConformance, ExchangeConformance):
     def run(self, scenario):
         run(scenario, asyncio.new_event_loop)
 
@@ -51,6 +53,32 @@ async def converse(listener, request: bytes) -> bytes:
     answer = await soon(reader.read())
     writer.close()
     return answer
+
+
+def check_answer(answer: bytes, error: type[Exception], words: str = ".") -> None:
+    """A server that answers so makes the caller raise that error."""
+
+    async def scenario(world):
+        async def strange(reader, writer):
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(answer)
+            writer.close()
+
+        server = await asyncio.start_server(strange, "127.0.0.1", 0)
+        host, port = server.sockets[0].getsockname()
+        try:
+            with pytest.raises(error, match=words):
+                await world.client.call(
+                    f"http://{host}:{port}",
+                    "/x",
+                    (b"body",),
+                    allocate=bounded(LIMIT),
+                    timeout_seconds=10,
+                )
+        finally:
+            server.close()
+
+    run(scenario)
 
 
 def status_and_refusal(answer: bytes):
@@ -98,6 +126,54 @@ def test_requests_outside_the_rules_are_refused(request_head, status, code):
         assert (got_status, refusal["code"]) == (status, code)
 
     run(scenario)
+
+
+@pytest.mark.parametrize("read_bytes", [0, 3, 10])
+@pytest.mark.parametrize(
+    ("sent", "code"), [(b"0123456789", "bad-frame"), (b"01z3456789", "damaged")]
+)
+def test_what_makes_no_sense_is_told_apart_from_what_was_damaged(sent, code, read_bytes):
+    async def handler(incoming):
+        await incoming.read_into(memoryview(bytearray(read_bytes)))
+        raise FrameError("no sense in it")
+
+    async def scenario(world):
+        listener = await world.listen(handler)
+        answer = await converse(
+            listener,
+            b"POST /x HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 10\r\n"
+            b"Psedge-Checksum: %b\r\n\r\n%b" % (checksum_of((b"0123456789",)).encode(), sent),
+        )
+        status, refusal = status_and_refusal(answer)
+        assert (status, refusal["code"]) == (400, code)
+
+    run(scenario)
+
+
+def test_a_damaged_body_is_never_read_to_its_end():
+    bodies = []
+
+    async def handler(incoming):
+        bodies.append(await read_body(incoming, LIMIT))
+        return Reply()
+
+    async def scenario(world):
+        listener = await world.listen(handler)
+        for body in (b"0123456789", b"0123456788"):
+            await converse(
+                listener,
+                b"POST /x HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 10\r\n"
+                b"Psedge-Checksum: %b\r\n\r\n%b" % (checksum_of((b"0123456789",)).encode(), body),
+            )
+
+    run(scenario)
+    assert bodies == [b"0123456789"]
+
+
+@pytest.mark.parametrize("status", [b"200 OK", b"409 Conflict"])
+def test_a_damaged_answer_is_unreachable(status):
+    answer = b"HTTP/1.1 %b\r\nContent-Length: 2\r\nPsedge-Checksum: 0123456789abcdef\r\n\r\n{}"
+    check_answer(answer % status, UnreachableError, "damaged on its way")
 
 
 @pytest.mark.parametrize(
@@ -236,30 +312,10 @@ def test_calls_in_turn_share_one_connection():
     ids=["other-protocol", "other-server", "chunked", "cut-off", "silent-close"],
 )
 def test_answers_that_are_not_psedges(answer, error):
-    async def scenario(world):
-        async def strange(reader, writer):
-            await reader.readuntil(b"\r\n\r\n")
-            writer.write(answer)
-            writer.close()
-
-        server = await asyncio.start_server(strange, "127.0.0.1", 0)
-        host, port = server.sockets[0].getsockname()
-        try:
-            with pytest.raises(error):
-                await world.client.call(
-                    f"http://{host}:{port}",
-                    "/x",
-                    (b"body",),
-                    allocate=bounded(LIMIT),
-                    timeout_seconds=10,
-                )
-        finally:
-            server.close()
-
-    run(scenario)
+    check_answer(answer, error)
 
 
-@pytest.mark.parametrize("url", ["", "pc", "ftp://pc:1", "http://"])
+@pytest.mark.parametrize("url", ["", "pc", "ftp://pc:1", "http://", "http://pc:x"])
 def test_a_url_that_is_none_is_an_address_error(url):
     async def scenario(world):
         with pytest.raises(AddressError):

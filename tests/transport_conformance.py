@@ -13,6 +13,7 @@ from psedge.protocol.errors import (
     REFUSAL_CODES,
     AddressError,
     ConfigError,
+    DamagedError,
     FrameError,
     RefusedError,
     UnreachableError,
@@ -201,7 +202,7 @@ class TransportConformance:
 
         self.run(scenario)
 
-    @pytest.mark.parametrize("code", REFUSAL_CODES)
+    @pytest.mark.parametrize("code", [code for code in REFUSAL_CODES if code != "damaged"])
     def test_refusals_keep_code_and_message(self, code):
         async def handler(incoming):
             raise RefusedError(code, f"no: {code}, für dich")
@@ -212,6 +213,17 @@ class TransportConformance:
                 with pytest.raises(RefusedError, match=f"no: {code}, für dich") as caught:
                     await world.call(listener, parts=(b"unread",))
                 assert caught.value.code == code
+
+        self.run(scenario)
+
+    def test_a_request_called_damaged_counts_as_lost(self):
+        async def handler(incoming):
+            raise DamagedError("a bit flipped")
+
+        async def scenario(world):
+            listener = await world.listen(handler)
+            with pytest.raises(UnreachableError, match="damaged on its way"):
+                await world.call(listener, parts=(b"x",))
 
         self.run(scenario)
 
