@@ -12,12 +12,12 @@ import contextlib
 import itertools
 import os
 import shutil
+import threading
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from psedge.protocol.ports import Buffer
-
-_DRAFT_SUFFIX = ".psedge-draft"
+from psedge.protocol.storage_path import DRAFT_SUFFIX, parts_below
 
 
 class Disk:
@@ -29,6 +29,8 @@ class Disk:
     def __init__(self, root: Path) -> None:
         self._root = root.resolve()
         self._drafts = itertools.count()
+        self._making = threading.Lock()
+        self._lasting: set[Path] = set()
 
     async def read(self, path: str) -> bytes:
         return await asyncio.to_thread(self._place(path).read_bytes)
@@ -46,21 +48,19 @@ class Disk:
         await asyncio.to_thread(_remove, self._place(path))
 
     def _place(self, path: str, *, root_allowed: bool = False) -> Path:
-        relative = PurePosixPath(path)
-        if relative.is_absolute() or ".." in relative.parts or "\0" in path:
-            raise ValueError(f"{path!r} leaves the folder {self._root}")
-        if not relative.parts and not root_allowed:
-            raise ValueError("the path is empty")
-        place = self._root / relative
+        parts = parts_below(path, str(self._root), root_allowed=root_allowed)
+        place = self._root.joinpath(*parts)
         if not place.resolve().is_relative_to(self._root):
             raise ValueError(f"{path!r} leaves the folder {self._root} through a link")
         return place
 
     def _write(self, place: Path, parts: Sequence[Buffer]) -> None:
-        _make_folder(place.parent)
-        draft = place.with_name(f".{place.name}.{os.getpid()}.{next(self._drafts)}{_DRAFT_SUFFIX}")
+        self._make_folder(place.parent)
+        draft = place.with_name(f".{place.name}.{os.getpid()}.{next(self._drafts)}{DRAFT_SUFFIX}")
         try:
-            with draft.open("xb") as file:
+            # A draft of this name can be there: a process in a container has the same number again
+            # after a crash.
+            with draft.open("wb") as file:
                 for part in parts:
                     file.write(part)
                 file.flush()
@@ -73,16 +73,34 @@ class Disk:
         _sync_folder(place.parent)
 
     def _append(self, place: Path, data: Buffer) -> None:
-        _make_folder(place.parent)
+        self._make_folder(place.parent)
         with place.open("ab") as file:
             file.write(data)
 
+    def _make_folder(self, folder: Path) -> None:
+        """Make a folder below the root; its name is on disk before anything is put into it.
 
-def _make_folder(folder: Path) -> None:
+        A folder that is there may have been made by a process that was killed before it forced
+        the name to disk, so the first use of each does that again.
+        """
+        with self._making:
+            _make_root(self._root)
+            below = folder.relative_to(self._root).parts
+            for depth in range(1, len(below) + 1):
+                each = self._root.joinpath(*below[:depth])
+                if each in self._lasting and each.is_dir():
+                    continue
+                with contextlib.suppress(FileExistsError):
+                    each.mkdir()
+                _sync_folder(each.parent)
+                self._lasting.add(each)
+
+
+def _make_root(folder: Path) -> None:
     """Make a folder and its parents, and force each new one's name to disk."""
     if folder.is_dir():
         return
-    _make_folder(folder.parent)
+    _make_root(folder.parent)
     with contextlib.suppress(FileExistsError):
         folder.mkdir()
     _sync_folder(folder.parent)
@@ -100,7 +118,7 @@ def _names(folder: Path) -> list[str]:
     # A draft is what a crash left of an unfinished write: not a file anyone has written.
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         return sorted(
-            entry.name for entry in folder.iterdir() if not entry.name.endswith(_DRAFT_SUFFIX)
+            entry.name for entry in folder.iterdir() if not entry.name.endswith(DRAFT_SUFFIX)
         )
     return []
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import Awaitable, Callable
 
+import numpy as np
 import pytest
 
 from psedge.protocol.ports import Storage
@@ -97,5 +99,109 @@ class StorageConformance:
             await asyncio.gather(*(storage.write_atomic("f", (c,)) for c in contents))
             assert await storage.read("f") in contents
             assert await storage.names("") == ["f"]
+
+        self.run(scenario)
+
+    def test_folders_where_files_are_expected_and_the_other_way_round(self):
+        async def scenario(storage):
+            await storage.write_atomic("folder/file", (b"x",))
+            with pytest.raises(IsADirectoryError):
+                await storage.read("folder")
+            with pytest.raises(IsADirectoryError):
+                await storage.write_atomic("folder", (b"y",))
+            with pytest.raises(IsADirectoryError):
+                await storage.append("folder", b"y")
+            with pytest.raises(NotADirectoryError):
+                await storage.read("folder/file/deeper")
+            with pytest.raises(NotADirectoryError):
+                await storage.write_atomic("folder/file/deeper", (b"y",))
+            with pytest.raises(NotADirectoryError):
+                await storage.append("folder/file/deeper/still", b"y")
+            await storage.remove("folder/file/deeper")
+            assert await storage.names("folder") == ["file"]
+            assert await storage.read("folder/file") == b"x"
+
+        self.run(scenario)
+
+    @pytest.mark.parametrize("path", ["x//y", "./x/y", "x/./y", "x/y/"])
+    def test_one_file_has_several_spellings(self, path):
+        async def scenario(storage):
+            await storage.write_atomic(path, (b"1",))
+            await storage.append(path, b"2")
+            assert await storage.read("x/y") == b"12"
+            assert await storage.names("x/") == ["y"]
+
+        self.run(scenario)
+
+    def test_names_that_are_too_long(self):
+        async def scenario(storage):
+            with pytest.raises(OSError, match="too long") as caught:
+                await storage.append("ü" * 128, b"x")
+            assert caught.value.errno == errno.ENAMETOOLONG
+            with pytest.raises(OSError, match="too long"):
+                await storage.write_atomic("n" * 250, (b"x",))
+            assert await storage.names("") == []
+
+        self.run(scenario)
+
+    def test_buffers_of_any_kind_and_length(self):
+        async def scenario(storage):
+            numbers = np.arange(3 << 18, dtype="<f4")
+            parts = (numbers.data, np.empty(0, "<f4").data, b"", bytearray(b"end"))
+            await storage.write_atomic("f", parts)
+            await storage.append("f", numbers[:2].data)
+            await storage.append("f", b"")
+            assert await storage.read("f") == numbers.tobytes() + b"end" + numbers[:2].tobytes()
+
+        self.run(scenario)
+
+    def test_what_was_removed_can_be_written_again(self):
+        async def scenario(storage):
+            for content in (b"1", b"2"):
+                await storage.write_atomic("x/y/f", (content,))
+                await storage.append("x/y/log", content)
+                assert await storage.read("x/y/f") == content
+                assert await storage.read("x/y/log") == content
+                await storage.remove("x")
+                with pytest.raises(FileNotFoundError):
+                    await storage.read("x/y/f")
+
+        self.run(scenario)
+
+    def test_appends_at_once_are_not_mixed(self):
+        lines = [bytes([65 + index]) * 3_000_000 for index in range(3)]
+
+        async def scenario(storage):
+            await asyncio.gather(*(storage.append("log", line) for line in lines))
+            content = await storage.read("log")
+            found = [content[at : at + 3_000_000] for at in range(0, len(content), 3_000_000)]
+            assert sorted(found) == lines
+
+        self.run(scenario)
+
+    def test_a_cancelled_write_leaves_one_whole_content(self):
+        async def scenario(storage):
+            await storage.write_atomic("f", (b"old",))
+            writing = asyncio.ensure_future(storage.write_atomic("f", (b"new" * 1_000_000,)))
+            await asyncio.sleep(0)
+            writing.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await writing
+            assert await storage.read("f") in (b"old", b"new" * 1_000_000)
+            await storage.write_atomic("f", (b"newer",))
+            await storage.append("g", b"x")
+            assert await storage.names("") == ["f", "g"]
+
+        self.run(scenario)
+
+    def test_what_a_read_returns_is_its_own(self):
+        async def scenario(storage):
+            data = bytearray(b"abc")
+            await storage.write_atomic("f", (data,))
+            data[:] = b"xyz"
+            content = await storage.read("f")
+            await storage.append("f", b"d")
+            assert content == b"abc"
+            assert await storage.read("f") == b"abcd"
 
         self.run(scenario)

@@ -63,6 +63,30 @@ def test_a_draft_left_by_a_crash_is_not_a_file(tmp_path):
     assert asyncio.run(Disk(tmp_path).names("")) == []
 
 
+def test_a_draft_of_the_same_name_is_written_over(tmp_path):
+    (tmp_path / f".f.{os.getpid()}.0.psedge-draft").write_bytes(b"left by a crash")
+    asyncio.run(Disk(tmp_path).write_atomic("f", (b"new",)))
+    assert [path.name for path in tmp_path.iterdir()] == ["f"]
+    assert (tmp_path / "f").read_bytes() == b"new"
+
+
+def test_folders_that_are_there_are_forced_to_disk_at_their_first_use(tmp_path, monkeypatch):
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    synced = []
+    fsync = os.fsync
+
+    def noted(descriptor):
+        synced.append(os.fstat(descriptor).st_ino)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    disk = Disk(tmp_path)
+    asyncio.run(disk.append("a/b/log", b"1"))
+    assert synced == [tmp_path.stat().st_ino, (tmp_path / "a").stat().st_ino]
+    asyncio.run(disk.append("a/b/log", b"2"))
+    assert len(synced) == 2
+
+
 def test_a_link_out_of_the_root_is_refused(tmp_path):
     root = tmp_path / "root"
     root.mkdir()
