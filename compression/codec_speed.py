@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -34,6 +35,16 @@ class Speed:
     bytes: float
     encode_seconds: float
     decode_seconds: float
+
+
+class Measure(Protocol):
+    """Whatever knows what codecs and lossless stages cost a worker, and save it."""
+
+    def __call__(
+        self, codecs: Sequence[Codec], stages: Sequence[Lossless], sample: Float32Array
+    ) -> list[Speed]:
+        """Every codec with every stage, in this order, on a sample without NaN or Inf."""
+        ...
 
 
 def measure(

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from psedge.compression.codec import Bytes, Codec, Encoded, EncoderState, Float32Array
+from psedge.compression.coding_work import Coding
 from psedge.compression.identity import Identity
 from psedge.compression.lossless import Lossless, NoStage, stage_of_frame
 from psedge.compression.step import Step
@@ -30,6 +31,11 @@ class Coder:
         self.lossless = lossless
         self.piece = piece
         self._tail = _plain(piece, piece.coded)
+
+    @property
+    def coding(self) -> Coding:
+        """Of the codec and of the lossless stage."""
+        return self.codec.name, self.lossless.name
 
     @property
     def payload_limit(self) -> int:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from psedge.compression.codec import Float32Array
 from psedge.config import Experiment
@@ -49,7 +50,7 @@ class Gradients:
 
     parameters: float32, after the last step. vectors: gradients of the last steps, oldest first,
     float32 and as long. step_seconds: of forward, backward and optimizer, the median.
-    title: model and data, for people.
+    title: model and data, for people. sample: the inputs of one sample, as a batch.
     """
 
     layout: Layout
@@ -58,6 +59,7 @@ class Gradients:
     step_seconds: float
     steps: int
     title: str
+    sample: Tensor
 
 
 def train(
@@ -112,7 +114,10 @@ def train(
     binding.read_parameters()
     title = f"{_short(model_config.factory)} on {_short(source.name)}"
     median = float(np.median(seconds))
-    return Gradients(state.layout, binding.parameters, list(vectors), median, steps, title)
+    sample, _ = source.batch(np.zeros(1, np.int64), None)
+    return Gradients(
+        state.layout, binding.parameters, list(vectors), median, steps, title, sample
+    )
 
 
 def _short(reference: str) -> str:

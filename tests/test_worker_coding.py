@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from tiny_cluster import run
 from worker_bench import Bench, gradient
 
+from psedge.compression.codec_speed import measure
 from psedge.compression.lossless import available, best_entropy_coder
 from psedge.compression.table import PUSH_CODECS
 from psedge.protocol.coding import CodingSettings
@@ -21,13 +23,14 @@ ENTROPY = best_entropy_coder(available())
 
 def coding(stages: Sequence[str] = available(), **settings: object) -> WorkerCoding:
     settings = {"push": "auto", "pull": "auto", "lossless": "auto", **settings}
-    return WorkerCoding(CodingSettings(**settings), stages, ELEMENTS, 100)  # type: ignore[arg-type]
+    # As on a machine for which computing takes no time.
+    costs = functools.partial(measure, now=lambda: 0.0)
+    return WorkerCoding(CodingSettings(**settings), stages, ELEMENTS, 100, costs)  # type: ignore[arg-type]
 
 
 def judged(chosen: WorkerCoding, up: float, down: float, push: int = 1) -> str:
-    """As at a push of a worker on whose clock computing takes no time."""
     values = np.random.default_rng(0).standard_normal(ELEMENTS + 100).astype(np.float32)
-    return chosen.judge(push, up, down, 0.05, values, lambda: 0.0)
+    return chosen.judge(push, up, down, 0.05, values)
 
 
 def test_a_fast_link_keeps_float32() -> None:
@@ -151,7 +154,7 @@ def test_a_fixed_codec_gets_its_lossless_stage_by_measurement() -> None:
 def test_a_gradient_that_is_not_finite_changes_nothing() -> None:
     chosen = coding()
     values = np.full(ELEMENTS + 100, np.nan, np.float32)
-    assert chosen.judge(1, SLOW, SLOW, 0.05, values, lambda: 0.0) == ""
+    assert chosen.judge(1, SLOW, SLOW, 0.05, values) == ""
     assert chosen.push.codec == "identity"
 
 

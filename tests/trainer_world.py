@@ -20,6 +20,7 @@ from psedge.worker.binding import Binding, layout_of
 from psedge.worker.config import DataConfig, ModelConfig, WorkerConfig
 from psedge.worker.control import SupervisorClient
 from psedge.worker.datasets.order import permuted
+from psedge.worker.gradient import GradientStep
 from psedge.worker.session import Identity, Session
 from psedge.worker.trainer import Plan, Trainer
 
@@ -111,8 +112,7 @@ class World:
             plan,
             module,
             self.source,
-            loss,
-            CPU,
+            GradientStep(module, loss, CPU, precision=model.precision, clip_norm=worker.clip_norm),
             self.clock,
             compute=at_once,
             load=at_once,

@@ -9,6 +9,7 @@ import torch
 from tiny_cluster import HOME, TestClock, TinyCluster
 from torch import nn
 
+from psedge.compression.codec_speed import Measure
 from psedge.protocol.shards import GroupSettings, OptimizerSettings, SyncSettings
 from psedge.worker.binding import Binding, layout_of
 from psedge.worker.control import SupervisorClient
@@ -39,7 +40,9 @@ class Bench:
     def binding(self) -> Binding:
         return Binding(self.model, self.layout, torch.device("cpu"))
 
-    async def session(self, name: str = "pi", incarnation: int = 100) -> Session:
+    async def session(
+        self, name: str = "pi", incarnation: int = 100, costs: Measure | None = None
+    ) -> Session:
         """A joined worker; all of them share one model, which these tests only write."""
         if not self.cluster.shards():
             await self.cluster.start()
@@ -50,6 +53,7 @@ class Bench:
             self.binding(),
             Identity(name, "test", incarnation, loader=False),
             self.notes.append,
+            costs=costs,
         )
         await session.start(self.cluster.experiment())
         return session

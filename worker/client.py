@@ -10,6 +10,7 @@ difference to them. A push keeps its sequence through every retry, so servers ap
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,8 @@ from typing import Any
 import numpy as np
 
 from psedge.compression.codec import Float32Array
+from psedge.compression.codec_speed import Measure, measure
+from psedge.compression.coding_work import CodingWork
 from psedge.protocol.address import Address
 from psedge.protocol.errors import FrameError
 from psedge.protocol.messages import JoinReply, ShardAddress
@@ -62,6 +65,7 @@ class ShardClient:
     base: the supervisor's address; shards without a URL of their own live there.
     vectors: written by `take`; their buffers and counters are read by `encode`.
     owed: what an earlier incarnation of this worker still owes.
+    costs: what codecs cost this worker; None measures it by the clock.
     """
 
     def __init__(
@@ -75,6 +79,7 @@ class ShardClient:
         notify: Notify,
         *,
         owed: Residual | None = None,
+        costs: Measure | None = None,
     ) -> None:
         self._worker = join.worker
         self._incarnation = incarnation
@@ -85,25 +90,38 @@ class ShardClient:
         self._encoded_at: float | None = None
         self._step_seconds = 0.0
         self.owed = Residual(len(vectors.parameters)) if owed is None else owed
+        #: What was encoded and decoded so far.
+        self.work = CodingWork()
         #: Whether the next push is to carry buffers and counters.
         self.buffers_due = True
 
         def link(shard: ShardAddress) -> ShardLink:
             address = Address(shard.url or base.url, base.token)
             counters_bytes = len(vectors.counters) if shard.shard == 0 else 0
-            return ShardLink(transport, clock, address, shard, counters_bytes, incarnation, notify)
+            return ShardLink(
+                transport, clock, address, shard, counters_bytes, incarnation, notify, self.work
+            )
 
         self._links = [link(shard) for shard in join.shards]
         _check_cover(join.shards, len(vectors.parameters), len(vectors.buffers))
         coded = sum(each.piece.coded for each in self._links)
         self.coding = WorkerCoding(
-            join.coding, join.lossless, coded, len(vectors.parameters) - coded
+            join.coding,
+            join.lossless,
+            coded,
+            len(vectors.parameters) - coded,
+            functools.partial(measure, now=clock.now) if costs is None else costs,
         )
 
     @property
     def residual(self) -> Float32Array | None:
         """What pushes still owe, float32 and as long as the parameters; None for nothing."""
         return self.owed.vector
+
+    @property
+    def links(self) -> Sequence[ShardLink]:
+        """The connections to the shards, in the order of their ranges."""
+        return self._links
 
     @property
     def bytes_pushed(self) -> int:
@@ -196,6 +214,12 @@ class ShardClient:
             link.taken()
         return changed
 
+    def check_invariants(self) -> None:
+        """Raise AssertionError if the state contradicts itself."""
+        self.owed.check_invariants()
+        for link in self._links:
+            assert link.reply is None or link.reply.sequence <= self._sequence
+
     def _judge(self, gradient: Float32Array) -> None:
         """Look at the codecs again if it is time to."""
         now = self._clock.now()
@@ -211,9 +235,7 @@ class ShardClient:
         up = down if up is None else up
         if not self.coding.due(self._sequence, up, down):
             return
-        change = self.coding.judge(
-            self._sequence, up, down, self._step_seconds, gradient, self._clock.now
-        )
+        change = self.coding.judge(self._sequence, up, down, self._step_seconds, gradient)
         if change:
             self._notify(change)
 

@@ -7,13 +7,13 @@ soon after its link has changed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from psedge.compression.choice import CANDIDATES, Choice, Link, choose
 from psedge.compression.codec import Codec, Float32Array
-from psedge.compression.codec_speed import SAMPLE_ELEMENTS, Speed, measure
+from psedge.compression.codec_speed import SAMPLE_ELEMENTS, Measure, Speed
 from psedge.compression.lossless import Lossless, available, best_entropy_coder, stage_named
 from psedge.compression.table import codec_named
 from psedge.protocol.coding import CodingSettings
@@ -43,13 +43,19 @@ class WorkerCoding:
     """The codec and lossless stage of either direction, and why.
 
     shared: names of the lossless stages that all servers can undo. coded, tail: elements of the
-    model that codecs see, and the others.
+    model that codecs see, and the others. measure: what codecs cost this worker.
     """
 
     def __init__(
-        self, settings: CodingSettings, shared: Sequence[str], coded: int, tail: int
+        self,
+        settings: CodingSettings,
+        shared: Sequence[str],
+        coded: int,
+        tail: int,
+        measure: Measure,
     ) -> None:
         self._settings = settings
+        self._measured = measure
         self._common = [name for name in available() if name in ("none", *shared)]
         self._coded, self._tail = coded, tail
         self._speeds: dict[str, list[Speed]] = {}
@@ -112,7 +118,6 @@ class WorkerCoding:
         down: float,
         step_seconds: float,
         gradient: Float32Array,
-        now: Callable[[], float],
     ) -> str:
         """Choose anew for both directions. Returns what changed and why, in words; or nothing.
 
@@ -125,7 +130,7 @@ class WorkerCoding:
             return ""
         stages = max(up, down) > STAGES_FROM_SECONDS_PER_BYTE
         if self._judgements % MEASURE_EVERY == 0 or (stages and not self._with_stages):
-            self._measure(sample, stages, now)
+            self._measure(sample, stages)
         self._judgements += 1
         before = self.description
         coded, tail = (self._coded, self._tail) if self._coded else (len(gradient), 0)
@@ -151,12 +156,12 @@ class WorkerCoding:
             self._tendency[link.way] = ""
         return found if settled else current
 
-    def _measure(self, sample: Float32Array, stages: bool, now: Callable[[], float]) -> None:
+    def _measure(self, sample: Float32Array, stages: bool) -> None:
         self._with_stages = stages
         for name in dict.fromkeys((*self._push_names, *self._pull_names)):
             codec = codec_named(name, self._settings)
             tried = [stage_named(stage) for stage in self._stages(name, stages)]
-            self._speeds[name] = measure([codec], tried, sample, now)
+            self._speeds[name] = self._measured([codec], tried, sample)
 
     def _stages(self, codec: str, wanted: bool) -> list[str]:
         """Lossless stages that may come after a codec."""

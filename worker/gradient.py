@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,24 @@ from psedge.protocol.errors import DataError, TrainingError
 from psedge.worker.feed import Batch
 
 Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+class Step(Protocol):
+    """Computes gradients of a model."""
+
+    def __call__(self, batches: Sequence[Batch]) -> float:
+        """Leave the mean gradient over all samples in the parameters' `grad`; returns the loss."""
+        ...
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """The model's output for one batch."""
+        ...
+
+    def loss(self, output: Tensor, targets: Tensor) -> Tensor:
+        """The mean loss of one batch."""
+        ...
+
+
 Precision = Literal["float32", "bfloat16", "float16"]
 
 #: First scale of a float16 loss, and after how many good steps it is doubled again

@@ -107,6 +107,7 @@ def encode_pieces(
         state = residual.state(link.piece, coding.seed, worker)
         before = _carried(codec, owed, state)
         encoded: Encoded = coder.encode(values, owed, state)
+        link.work.encoded[coder.coding] += link.piece.coded
         pieces.append(Piece(link, coder, values, encoded.parts, owed is not None, before))
         finite = finite and encoded.finite
     if not finite:

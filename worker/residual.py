@@ -46,6 +46,12 @@ class Residual:
         """The next push begins."""
         self._pushes += 1
 
+    def check_invariants(self) -> None:
+        """Raise AssertionError if what is owed is not finite or not as long as the parameters."""
+        if self.vector is not None:
+            assert len(self.vector) == self._elements
+            assert np.isfinite(self.vector).all(), "the residual is not finite"
+
     def state(self, piece: Slice, seed: int, worker: int) -> EncoderState:
         """The state for this push of a shard's encoder.
 

@@ -17,6 +17,7 @@ import msgspec
 import numpy as np
 
 from psedge.compression.codec import Float32Array
+from psedge.compression.codec_speed import Measure
 from psedge.protocol.errors import (
     FrameError,
     ModelError,
@@ -57,7 +58,10 @@ class Identity(msgspec.Struct, frozen=True):
 
 
 class Session:
-    """One worker in one run. `start` first, `leave` last, whatever happened in between."""
+    """One worker in one run. `start` first, `leave` last, whatever happened in between.
+
+    costs: what codecs cost this worker; None measures it by the clock.
+    """
 
     def __init__(
         self,
@@ -67,8 +71,11 @@ class Session:
         binding: Binding,
         identity: Identity,
         notify: Notify,
+        *,
+        costs: Measure | None = None,
     ) -> None:
         self.binding = binding
+        self._costs = costs
         self.metrics = Metrics(clock.now())
         #: The schedule's factor on the learning rate, for workers with a local optimizer.
         self.lr_factor = 1.0
@@ -102,6 +109,20 @@ class Session:
         return self._client
 
     @property
+    def connected(self) -> bool:
+        """Whether there is a `client`."""
+        return self._client is not None
+
+    @property
+    def identity(self) -> Identity:
+        return self._identity
+
+    @property
+    def incarnation(self) -> int:
+        """Under which the worker joined last, or is about to."""
+        return self._incarnation
+
+    @property
     def stopping(self) -> bool:
         return self.stop_reason is not None
 
@@ -117,7 +138,7 @@ class Session:
                     f"this worker's model is not the servers': {difference}; every worker needs "
                     "the model that the run began with"
                 )
-        await self._come_in()
+        await self.come_in()
         if len(self.binding.frozen):
             body = await self._supervisor.frozen(len(self.binding.frozen))
             self.binding.frozen[:] = np.frombuffer(body, np.uint8)
@@ -130,7 +151,7 @@ class Session:
             # Whoever still counts on the old incarnation must not wait for its lease to end.
             await self._supervisor.leave(Leave(self.joined.worker, self._incarnation))
         self._incarnation += 1
-        await self._come_in()
+        await self.come_in()
         self._notify(f"{self.joined.name} joined again")
 
     def request_stop(self, reason: str) -> None:
@@ -206,7 +227,7 @@ class Session:
             self._notify(f"left without saying goodbye: {error}")
         self._joined = None
 
-    async def _come_in(self) -> None:
+    async def come_in(self) -> None:
         """Join and receive the parameters, as often as it takes."""
         while True:
             try:
@@ -215,6 +236,8 @@ class Session:
             except Rejoin:
                 # The servers were started anew between the two, and know nothing of this worker.
                 await self._end_heartbeats()
+                with contextlib.suppress(PsedgeError):
+                    await self._supervisor.leave(Leave(self.joined.worker, self._incarnation))
                 self._incarnation += 1
                 await self._clock.sleep(POLL_SECONDS)
 
@@ -235,6 +258,7 @@ class Session:
             self.binding,
             self._notify,
             owed=None if self._client is None else self._client.owed,
+            costs=self._costs,
         )
         self._heartbeats = asyncio.ensure_future(self._send_heartbeats())
         await self._while_member(self._client.pull())

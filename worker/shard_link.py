@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from psedge.compression.codec import Float32Array
 from psedge.compression.coder import Coder, coder_of_frame
+from psedge.compression.coding_work import CodingWork
 from psedge.compression.identity import Identity
 from psedge.compression.link_meter import LinkMeter
 from psedge.compression.lossless import Deflate
@@ -49,7 +50,10 @@ class StopTraining(PsedgeError):  # noqa: N818
 
 
 class ShardLink:
-    """Talks to one shard. Counts every byte of frames that went out and came in."""
+    """Talks to one shard. Counts every byte of frames that went out and came in.
+
+    work: counts what is encoded and decoded here.
+    """
 
     def __init__(
         self,
@@ -60,8 +64,10 @@ class ShardLink:
         counters_bytes: int,
         incarnation: int,
         notify: Notify,
+        work: CodingWork,
     ) -> None:
         self.shard = shard
+        self.work = work
         self.piece = shard.slice
         self.parameters = slice(shard.start, shard.stop)
         self.buffers = slice(shard.buffers_start, shard.buffers_stop)
@@ -102,6 +108,11 @@ class ShardLink:
         if self._differs:
             return NO_POSITION
         return self._position if self.reply is None else self.reply.position
+
+    @property
+    def position(self) -> int:
+        """In the chain of pulls, of what was taken over last."""
+        return self._position
 
     async def request(self, header: Header, parts: Sequence[Buffer]) -> Header:
         """Send a frame, as often as it takes, and keep the reply.
@@ -150,6 +161,8 @@ class ShardLink:
         reply = self.reply
         coder = coder_of_frame(reply.codec, reply.codec_parameters, reply.lossless, self.piece)
         payload = self._body[HEADER_BYTES : HEADER_BYTES + reply.payload_bytes]
+        payloads = 1 if reply.content == Content.WHOLE else reply.deltas
+        self.work.decoded[coder.coding] += payloads * self.piece.coded
         if reply.content == Content.WHOLE:
             coder.open(payload).decode(out)
             self._differs = False

@@ -23,7 +23,7 @@ from psedge.worker.config import DataConfig, ModelConfig, WorkerConfig
 from psedge.worker.datasets.source import Source
 from psedge.worker.feed import Batch, BatchFeed, Compute, FeedSettings
 from psedge.worker.finite_check import FiniteCheck
-from psedge.worker.gradient import GradientStep, Loss
+from psedge.worker.gradient import Step
 from psedge.worker.label_check import LabelCheck
 from psedge.worker.local_steps import LocalSteps
 from psedge.worker.session import Session
@@ -43,6 +43,7 @@ class Plan(msgspec.Struct, frozen=True):
 class Trainer:
     """Trains one model on one source until the data is done or the session stops.
 
+    step: computes gradients of `model`.
     compute: where forward and backward run, one call at a time. load: where batches are made.
     pace: 3.0 makes this worker three times slower, to try out a mixed cluster on one machine.
     """
@@ -53,8 +54,7 @@ class Trainer:
         plan: Plan,
         model: nn.Module,
         source: Source,
-        loss: Loss,
-        device: torch.device,
+        step: Step,
         clock: Clock,
         *,
         compute: Compute,
@@ -65,18 +65,10 @@ class Trainer:
         self._plan = plan
         self._model = model
         self._source = source
-        self._device = device
         self._clock = clock
         self._compute = compute
         self._pace = pace
-        self._step = GradientStep(
-            model,
-            loss,
-            device,
-            precision=plan.model.precision,
-            channels_last=plan.model.channels_last,
-            clip_norm=plan.worker.clip_norm,
-        )
+        self._step = step
         self._labels = LabelCheck(source, plan.model)
         settings = FeedSettings(plan.data.batch_size, plan.worker.accumulate, plan.seed)
         self._feed = BatchFeed(session, source, settings, clock, load, self._labels.check)

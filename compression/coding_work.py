@@ -1,0 +1,31 @@
+"""How much was encoded and decoded, counted where it happens, so that it can be accounted for."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+#: Names of a codec and of the lossless stage behind it.
+Coding = tuple[str, str]
+
+
+@dataclass(slots=True)
+class CodingWork:
+    """Elements by codec and stage. Those that travel as float32 whatever the codec don't count.
+
+    encoded: with a residual, as pushes are. decoded: into a vector, as pulls are. applied: decoded
+    and given to an update rule in one pass. published: encoded as a difference to what a worker has
+    and added to that, as shards do for pulls.
+    """
+
+    encoded: Counter[Coding] = field(default_factory=Counter)
+    decoded: Counter[Coding] = field(default_factory=Counter)
+    applied: Counter[Coding] = field(default_factory=Counter)
+    published: Counter[Coding] = field(default_factory=Counter)
+
+    def drain(self) -> CodingWork:
+        """What was counted since the last call."""
+        since = CodingWork(self.encoded, self.decoded, self.applied, self.published)
+        self.encoded, self.decoded = Counter(), Counter()
+        self.applied, self.published = Counter(), Counter()
+        return since
