@@ -13,6 +13,9 @@ from typing import Protocol
 
 Buffer = bytes | bytearray | memoryview
 
+#: Returns an integer of so many random bits, with which a process tells itself from all others.
+RandomBits = Callable[[int], int]
+
 
 class Clock(Protocol):
     """Time as psedge sees it."""
@@ -54,7 +57,8 @@ class Incoming(Protocol):
     async def read_into(self, buffer: memoryview) -> None:
         """Fill `buffer` with the next bytes of the body.
 
-        Raises FrameError if the body ends first.
+        Raises FrameError if the body ends first, DamagedError with the last bytes of a body that
+        is not what its sender sent.
         """
         ...
 
@@ -114,7 +118,8 @@ class Transport(Protocol):
 
         url: `http://host:port`, without a path. `parts` must not change until the call returns.
         Raises UnreachableError when there is no connection or no whole reply within
-        `timeout_seconds`; RefusedError when the peer refused; FrameError when `allocate` did.
+        `timeout_seconds`, or one of the two was damaged on its way; RefusedError when the peer
+        refused; FrameError when `allocate` did.
         """
         ...
 

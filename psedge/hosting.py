@@ -10,7 +10,15 @@ from typing import Any
 from psedge.protocol.address import DEFAULT_PORT, Address, url_of
 from psedge.protocol.door import Door
 from psedge.protocol.errors import AddressError, RefusedError
-from psedge.protocol.ports import Clock, Handler, Incoming, Listener, Reply, Transport
+from psedge.protocol.ports import (
+    Clock,
+    Handler,
+    Incoming,
+    Listener,
+    RandomBits,
+    Reply,
+    Transport,
+)
 from psedge.server.node import ServerNode
 from psedge.server.service import ASSIGNMENT_LIMIT_BYTES, ShardService
 
@@ -30,13 +38,17 @@ class HostedServer:
         transport: Transport,
         clock: Clock,
         notify: Callable[[str], None],
+        incarnation: int,
+        service: ShardService,
     ) -> None:
         self.listener = listener
         self._routes = routes
         self._transport = transport
         self._clock = clock
         self._notify = notify
-        self._service = ShardService(clock)
+        #: Tells this start of the server from all others.
+        self.incarnation = incarnation
+        self._service = service
 
     @classmethod
     async def open(
@@ -48,8 +60,12 @@ class HostedServer:
         transport: Transport,
         clock: Clock,
         notify: Callable[[str], None],
+        random_bits: RandomBits = secrets.randbits,
+        service: ShardService | None = None,
     ) -> HostedServer:
         """Listen. port: 0 takes a free one, None the first free one from the default on.
+
+        service: what holds the shards; None makes one.
 
         Raises AddressError when the address cannot be bound.
         """
@@ -71,7 +87,8 @@ class HostedServer:
                 if candidate == ports[-1]:
                     raise
             else:
-                return cls(listener, routes, transport, clock, notify)
+                shards = ShardService(clock) if service is None else service
+                return cls(listener, routes, transport, clock, notify, random_bits(63), shards)
         raise AssertionError("the last port either listens or raises")
 
     @property
@@ -98,7 +115,7 @@ class HostedServer:
             supervisor,
             host=self.listener.host,
             port=self.listener.port,
-            incarnation=secrets.randbits(63),
+            incarnation=self.incarnation,
             transport=self._transport,
             clock=self._clock,
             notify=self._notify,

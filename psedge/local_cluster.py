@@ -32,7 +32,7 @@ from psedge.protocol.system_clock import SystemClock
 from psedge.supervisor.service import Supervisor
 from psedge.supervisor.setup import RunSetup
 from psedge.terminal.screen import Screen
-from psedge.work import Parts, Worker
+from psedge.work import Parts, Worker, this_machine
 from psedge.worker.datasets.source import Source
 from psedge.worker.objectives import Loss, Metric
 from psedge.worker.trainer import Plan
@@ -94,15 +94,12 @@ class LocalCluster:
             while len(servers) < self._experiment.cluster.servers:
                 servers += [await self._open_server()]
             own = Address(servers[0].url)
-            supervisor = self._supervisor = self._make_supervisor()
+            supervisor = self._supervisor = self._make_supervisor(servers[0].incarnation)
             servers[0].start(supervisor.routes())
             for server in servers[1:]:
                 server.start()
             tasks = [asyncio.ensure_future(server.serve_for(own)) for server in servers]
-            workers = [
-                asyncio.ensure_future(worker.run(self._transport, self._clock))
-                for worker in self._workers(own)
-            ]
+            workers = [asyncio.ensure_future(self._work(worker)) for worker in self._workers(own)]
             tasks += workers
             return await self._watch(supervisor, own, workers)
         finally:
@@ -110,6 +107,10 @@ class LocalCluster:
             for server in servers:
                 await server.close()
             await self._transport.close()
+
+    async def _work(self, worker: Worker) -> None:
+        with this_machine(self._transport) as machine:
+            await worker.run(machine)
 
     async def _open_server(self) -> HostedServer:
         return await HostedServer.open(
@@ -121,7 +122,7 @@ class LocalCluster:
             notify=self._notify,
         )
 
-    def _make_supervisor(self) -> Supervisor:
+    def _make_supervisor(self, beside: int) -> Supervisor:
         experiment, objects = self._experiment, self._objects
         evaluator = None
         if objects.test is not None:
@@ -145,6 +146,7 @@ class LocalCluster:
             transport=self._transport,
             token="",
             notify=self._notify,
+            beside=beside,
         )
 
     def _workers(self, own: Address) -> list[Worker]:

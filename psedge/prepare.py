@@ -88,14 +88,14 @@ def load_sources(
         return train_samples, None
 
 
-def evaluator_of(
+def measure_with(
     experiment: Experiment,
     model: nn.Module,
     test: Source,
     loss: Loss,
     metrics: Mapping[str, Metric],
-) -> Evaluator:
-    """Measures on `test` in a thread, with a model that nobody else may touch meanwhile.
+) -> Callable[[ModelState], Evaluation]:
+    """Measures on `test`, with a model that nobody else may touch meanwhile.
 
     Raises UserError if the test data do not fit the model, loss or metrics.
     """
@@ -115,6 +115,19 @@ def evaluator_of(
             precision=config.precision,
             channels_last=config.channels_last,
         )
+
+    return measure
+
+
+def evaluator_of(
+    experiment: Experiment,
+    model: nn.Module,
+    test: Source,
+    loss: Loss,
+    metrics: Mapping[str, Metric],
+) -> Evaluator:
+    """As `measure_with`, in a thread."""
+    measure = measure_with(experiment, model, test, loss, metrics)
 
     async def evaluator(state: ModelState) -> Evaluation:
         return await asyncio.to_thread(measure, state)

@@ -7,7 +7,6 @@ server, the door in front of both. A server that joins another never imports tor
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import socket
 import sys
 from collections.abc import Sequence
@@ -37,8 +36,6 @@ from psedge.terminal.say import say
 if TYPE_CHECKING:
     from psedge.supervisor.service import Supervisor
 
-#: How long an ended run stays to be asked, so that everybody hears how it ended.
-LINGER_SECONDS = 3.0
 #: Between two pictures of the progress view.
 LOOK_SECONDS = 0.5
 
@@ -110,6 +107,7 @@ async def _serve_first(
             transport=transport,
             token=token or "",
             notify=say,
+            beside=server.incarnation,
         )
         make_folder(folder)
         server.start(supervisor.routes())
@@ -126,15 +124,14 @@ async def _serve_first(
 async def _until_ended(
     supervisor: Supervisor, server: HostedServer, own: Address, with_parent: bool
 ) -> None:
-    beating: asyncio.Future[Any] = asyncio.ensure_future(server.serve_for(own))
+    from psedge.first_server import serve_run
+
     watching = asyncio.ensure_future(_stop_with_parent(supervisor)) if with_parent else None
     showing = asyncio.ensure_future(_show(supervisor)) if sys.stdout.isatty() else None
     try:
-        await supervisor.run()
-        with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(supervisor.everyone_knows(), LINGER_SECONDS)
+        await serve_run(supervisor, server, own)
     finally:
-        await cancelled(beating, watching, showing)
+        await cancelled(watching, showing)
 
 
 async def _show(supervisor: Supervisor) -> None:

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import secrets
 import socket
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ import msgspec
 import torch
 from torch import nn
 
+from psedge.compression.codec_speed import Measure
 from psedge.hosting import cancelled
 from psedge.loop import on_interrupt, parent_gone, run_async
 from psedge.own_token import with_saved_token
@@ -27,7 +28,7 @@ from psedge.protocol.address import Address, parse_join
 from psedge.protocol.aiohttp_transport import AiohttpTransport
 from psedge.protocol.errors import ConfigError, TrainingError
 from psedge.protocol.messages import Experiment
-from psedge.protocol.ports import Clock, Transport
+from psedge.protocol.ports import Clock, RandomBits, Transport
 from psedge.protocol.system_clock import SystemClock
 from psedge.terminal import figures
 from psedge.terminal.say import say
@@ -37,6 +38,8 @@ from psedge.worker.control import SupervisorClient
 from psedge.worker.datasets.source import Source
 from psedge.worker.datasets.table import load
 from psedge.worker.device import choose_device, describe, use_threads
+from psedge.worker.feed import Compute
+from psedge.worker.gradient import GradientStep, Step
 from psedge.worker.imports import AllowList
 from psedge.worker.model_layout import layout_of
 from psedge.worker.models.table import build
@@ -51,12 +54,51 @@ TELL_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
+class Machine:
+    """What a worker runs on.
+
+    compute: where its model computes, one call at a time. load: where its batches are made.
+    use_threads: how many threads torch may compute with, None for its own choice.
+    costs: what codecs cost here; None measures it by the clock.
+    """
+
+    transport: Transport
+    clock: Clock
+    random_bits: RandomBits
+    compute: Compute
+    load: Compute
+    use_threads: Callable[[int | None], None]
+    costs: Measure | None = None
+
+
+@contextlib.contextmanager
+def this_machine(transport: Transport) -> Iterator[Machine]:
+    """Two threads: one computes, one loads the next batches beside it."""
+    with (
+        ThreadPoolExecutor(1, "psedge-compute") as computing,
+        ThreadPoolExecutor(1, "psedge-load") as loading,
+    ):
+        yield Machine(
+            transport,
+            SystemClock(),
+            secrets.randbits,
+            in_thread(computing),
+            in_thread(loading),
+            use_threads,
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Parts:
-    """What a worker trains: `psedge.run` brings Python objects, a config names them."""
+    """What a worker trains: `psedge.run` brings Python objects, a config names them.
+
+    step: computes the gradients; None for the loss of the model, forward and backward.
+    """
 
     model: nn.Module
     source: Source
     loss: Loss
+    step: Step | None = None
 
 
 #: Makes a worker's parts once its experiment is known.
@@ -92,7 +134,12 @@ def run_worker(
 
 async def _run(worker: Worker, with_parent: bool) -> int:
     transport = AiohttpTransport()
-    work = asyncio.ensure_future(worker.run(transport, SystemClock()))
+    with this_machine(transport) as machine:
+        return await _run_on(worker, machine, with_parent)
+
+
+async def _run_on(worker: Worker, machine: Machine, with_parent: bool) -> int:
+    work = asyncio.ensure_future(worker.run(machine))
     on_interrupt(lambda reason: worker.stop())
     watch = asyncio.ensure_future(parent_gone()) if with_parent else None
     if watch is not None:
@@ -102,7 +149,7 @@ async def _run(worker: Worker, with_parent: bool) -> int:
     finally:
         if watch is not None:
             watch.cancel()
-        await transport.close()
+        await machine.transport.close()
     return 0
 
 
@@ -131,6 +178,7 @@ class Worker:
         *,
         pace: float,
         notify: Callable[[str], None],
+        session_type: type[Session] = Session,
     ) -> None:
         self._address = address
         self._device = device
@@ -138,51 +186,49 @@ class Worker:
         self._make_parts = make_parts
         self._pace = pace
         self._notify = notify
-        self._session: Session | None = None
+        self._session_type = session_type
+        #: Once the worker has a model; it lives as long as the worker.
+        self.session: Session | None = None
         self._stopped = asyncio.Event()
 
     def stop(self) -> None:
         """Finish the step, hand back the rest of the data, leave."""
         self._stopped.set()
-        if self._session is not None:
-            self._session.request_stop("stopped on this machine")
+        if self.session is not None:
+            self.session.request_stop("stopped on this machine")
 
-    async def run(self, transport: Transport, clock: Clock) -> None:
+    async def run(self, machine: Machine) -> None:
         """Raises UserError for mistakes, TrainingError when training cannot go on."""
+        compute = machine.compute
         supervisor = SupervisorClient(
-            transport, clock, self._address, self._notify, seed=secrets.randbits(32)
+            machine.transport,
+            machine.clock,
+            self._address,
+            self._notify,
+            seed=machine.random_bits(32),
         )
         experiment = await self._unless_stopped(_ready(supervisor))
         if experiment is None:
             self._notify("stopped on this machine")
             return
         plan = plan_of(experiment)
-        use_threads(plan.worker.threads)
-        # Two threads: one computes, one loads the next batches beside it.
-        with (
-            ThreadPoolExecutor(1, "psedge-compute") as computing,
-            ThreadPoolExecutor(1, "psedge-load") as loading,
-        ):
-            compute = in_thread(computing)
-            parts = await compute(lambda: self._make_parts(plan))
-            session = await compute(
-                lambda: self._open_session(transport, clock, supervisor, plan, parts)
-            )
-            trainer = Trainer(
-                session,
-                plan,
-                parts.model,
-                parts.source,
-                parts.loss,
-                self._device,
-                clock,
-                compute=compute,
-                load=in_thread(loading),
-                pace=self._pace,
-            )
-            await compute(trainer.probe)
-            self._session = session
-            await self._train(session, trainer, experiment, clock)
+        machine.use_threads(plan.worker.threads)
+        parts = await compute(lambda: self._make_parts(plan))
+        session = await compute(lambda: self._open_session(machine, supervisor, plan, parts))
+        trainer = Trainer(
+            session,
+            plan,
+            parts.model,
+            parts.source,
+            self._step(parts, plan) if parts.step is None else parts.step,
+            machine.clock,
+            compute=compute,
+            load=machine.load,
+            pace=self._pace,
+        )
+        await compute(trainer.probe)
+        self.session = session
+        await self._train(session, trainer, experiment, machine.clock)
 
     async def _train(
         self, session: Session, trainer: Trainer, experiment: Experiment, clock: Clock
@@ -222,26 +268,39 @@ class Worker:
                 f"pulled {figures.data_size(client.bytes_pulled)}"
             )
 
+    def _step(self, parts: Parts, plan: Plan) -> Step:
+        return GradientStep(
+            parts.model,
+            parts.loss,
+            self._device,
+            precision=plan.model.precision,
+            channels_last=plan.model.channels_last,
+            clip_norm=plan.worker.clip_norm,
+        )
+
     def _open_session(
-        self,
-        transport: Transport,
-        clock: Clock,
-        supervisor: SupervisorClient,
-        plan: Plan,
-        parts: Parts,
+        self, machine: Machine, supervisor: SupervisorClient, plan: Plan, parts: Parts
     ) -> Session:
         model = parts.model.to(self._device)
         local = plan.data.placement == "local"
         identity = Identity(
             name=self._name,
             device=describe(self._device),
-            incarnation=secrets.randbits(62),
+            incarnation=machine.random_bits(62),
             loader=True,
             local_samples=len(parts.source) if local else None,
             dataset_samples=None if local else len(parts.source),
         )
         binding = Binding(model, layout_of(model), self._device)
-        return Session(transport, clock, supervisor, binding, identity, self._notify)
+        return self._session_type(
+            machine.transport,
+            machine.clock,
+            supervisor,
+            binding,
+            identity,
+            self._notify,
+            costs=machine.costs,
+        )
 
     async def _unless_stopped(self, work: Awaitable[T]) -> T | None:
         """The result of `work`; None if this worker is stopped first."""

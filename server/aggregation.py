@@ -112,6 +112,15 @@ class Round:
         self._start()
         return mean
 
+    def check_invariants(self) -> None:
+        """Raise AssertionError if the state contradicts itself."""
+        assert len(self._opened) == len(self._opened_samples) <= KEPT_PAYLOADS
+        assert self._samples >= sum(self._opened_samples)
+        assert self._summed == (self._samples > sum(self._opened_samples))
+        assert not self._summed or self._sum is not None
+        assert 0 <= self._buffers_samples <= self._samples
+        assert (self._buffers is None) == (self._buffers_samples == 0)
+
     def _fold(self) -> None:
         """Decode the kept payloads into the sum, weighted by their samples."""
         if self._sum is None:

@@ -37,7 +37,7 @@ class Gate:
 
     @property
     def members(self) -> tuple[Member, ...]:
-        """Those of the latest `set_members`."""
+        """Who is live."""
         return tuple(self._members.values())
 
     @property
@@ -67,6 +67,34 @@ class Gate:
                 self._clocks[worker] = max(self._clocks[worker], floor)
         self.active = sum(not member.idle for member in self._members.values())
         self._find_floor()
+
+    def change_members(self, members: Iterable[Member], gone: Iterable[int]) -> None:
+        """As `set_members` of everyone, given those that changed and those that are no longer."""
+        for worker in gone:
+            self._remove(worker)
+        fresh, woken = [], []
+        for member in members:
+            before = self._members.get(member.worker)
+            if before is None or before.incarnation != member.incarnation:
+                self._remove(member.worker)
+                fresh.append(member)
+            elif before.idle and not member.idle:
+                woken.append(member)
+            else:
+                if member.idle and not before.idle:
+                    self._deactivate(member.worker)
+                self._members[member.worker] = member
+        if not self._at_floor:
+            self._find_floor()
+        for member in fresh:
+            self._clocks[member.worker] = self.floor
+        for member in woken:
+            self._clocks[member.worker] = self._effective(member.worker)
+        for member in (*fresh, *woken):
+            self._members[member.worker] = member
+            if not member.idle:
+                self.active += 1
+                self._at_floor += self._clocks[member.worker] == self.floor
 
     def clock(self, worker: int) -> int:
         """Steps that the worker has completed, as if it had been there from the beginning."""
@@ -107,9 +135,22 @@ class Gate:
         assert all(0 <= clock <= self._largest for clock in self._clocks.values())
         assert self.floor == min(active, default=self._largest)
         assert self._at_floor == active.count(self.floor)
+        assert self.active == len(active)
         assert not active or any(
             self.may_proceed(worker) for worker, member in self._members.items() if not member.idle
         )
+
+    def _remove(self, worker: int) -> None:
+        member = self._members.get(worker)
+        if member is None:
+            return
+        if not member.idle:
+            self._deactivate(worker)
+        del self._members[worker], self._clocks[worker]
+
+    def _deactivate(self, worker: int) -> None:
+        self.active -= 1
+        self._at_floor -= self._clocks[worker] == self.floor
 
     def _effective(self, worker: int) -> int:
         """An idle member can fall behind the floor; should it push, it has woken at the floor."""

@@ -6,6 +6,7 @@ push, and the count of samples tells the supervisor which part of a leaver's dat
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -89,6 +90,11 @@ class Ledger:
         }
         #: Sum of the latest samples of all members that are not idle.
         self._active_samples = 0
+        #: The number of each account's latest change, the latest last.
+        self._changes: dict[tuple[int, int], int] = {}
+        self._change = 0
+        for account in self._departed.values():
+            self._note_change(account)
 
     def is_member(self, worker: int, incarnation: int | None = None) -> bool:
         """Whether the worker is a member, under this incarnation or under any."""
@@ -114,8 +120,7 @@ class Ledger:
 
         What a leaver has in an unfinished round stays in that round, so it is counted now.
         """
-        for forgotten in list(self._departed)[:-DEPARTED_LIMIT]:
-            del self._departed[forgotten]
+        self._forget_departed()
         known = self._departed | {account.key: account for account in self._members.values()}
         self._members = {}
         for member in members:
@@ -129,6 +134,23 @@ class Ledger:
         self._active_samples = sum(
             account.latest_samples for account in self._members.values() if not account.idle
         )
+
+    def change_members(self, members: Sequence[Member], gone: Sequence[int]) -> None:
+        """As `set_members` of everyone, given those that changed and those that are no longer."""
+        self._forget_departed()
+        for worker in gone:
+            self._depart(worker)
+        for member in members:
+            key = (member.worker, member.incarnation)
+            account = self._members.get(member.worker)
+            if account is not None and account.key == key:
+                self._active_samples -= _active(account)
+            else:
+                self._depart(member.worker)
+                account = self._departed.pop(key, None) or _Account(Progress(*key), received=0)
+                self._members[member.worker] = account
+            account.idle = member.idle
+            self._active_samples += _active(account)
 
     def place(self, worker: int, clock: int) -> None:
         """A member that has pushed nothing yet starts at `clock`."""
@@ -156,11 +178,15 @@ class Ledger:
     def share(self, worker: int) -> float:
         """What part of the latest samples of all active members is this one's, in (0, 1]."""
         account = self._members[worker]
-        others = self._active_samples - (0 if account.idle else account.latest_samples)
+        others = self._active_samples - _active(account)
         return account.latest_samples / (account.latest_samples + others)
 
-    def report(self, shard: int, version: int) -> ShardReport:
-        """The ledger in figures, with members first."""
+    def report(
+        self, shard: int, version: int, workers: tuple[Progress, ...] | None = None
+    ) -> ShardReport:
+        """The ledger in figures. workers: None for all of them, members first."""
+        if workers is None:
+            workers = tuple(account.progress for account in self._accounts())
         return ShardReport(
             shard=shard,
             version=version,
@@ -170,8 +196,20 @@ class Ledger:
             pushes_refused=self.pushes_refused,
             staleness_max=self.staleness_max,
             lag_max=self.lag_max,
-            workers=tuple(account.progress for account in self._accounts()),
+            workers=workers,
         )
+
+    def changes(self, since: int, most: int | None = None) -> tuple[tuple[Progress, ...], int]:
+        """Progress that changed after change `since`, the latest last, and up to which change.
+
+        most: so many workers, those that waited longest; None for any number.
+        """
+        keys = list(
+            itertools.takewhile(lambda key: self._changes[key] > since, reversed(self._changes))
+        )
+        keys = keys[::-1][:most]
+        found = tuple(self._account(key).progress for key in keys)
+        return found, self._changes[keys[-1]] if keys else since
 
     def check_invariants(self) -> None:
         """Raise AssertionError if the accounts contradict each other or the totals."""
@@ -183,12 +221,37 @@ class Ledger:
         )
         assert all(account.progress.sequence <= account.received for account in accounts)
         assert not any(account.pending for account in self._departed.values())
+        assert all(self._account(key).key == key for key in self._changes)
 
     def _accounts(self) -> Iterator[_Account]:
         yield from self._members.values()
         yield from self._departed.values()
 
+    def _account(self, key: tuple[int, int]) -> _Account:
+        account = self._members.get(key[0])
+        return account if account is not None and account.key == key else self._departed[key]
+
+    def _note_change(self, account: _Account) -> None:
+        self._change += 1
+        self._changes.pop(account.key, None)
+        self._changes[account.key] = self._change
+
+    def _depart(self, worker: int) -> None:
+        """What it has in an unfinished round stays in that round, so it is counted now."""
+        account = self._members.pop(worker, None)
+        if account is not None:
+            self._active_samples -= _active(account)
+            self._departed[account.key] = account
+            self._settle_pending(account)
+
+    def _forget_departed(self) -> None:
+        for forgotten in list(self._departed)[:-DEPARTED_LIMIT]:
+            del self._departed[forgotten]
+            self._changes.pop(forgotten, None)
+
     def _settle_pending(self, account: _Account) -> None:
+        if account.pending:
+            self._note_change(account)
         for entry in account.pending:
             account.settle(entry)
             outcome = entry.outcome
@@ -200,3 +263,8 @@ class Ledger:
             self.staleness_max = max(self.staleness_max, outcome.staleness)
             self.lag_max = max(self.lag_max, outcome.lag)
         account.pending = ()
+
+
+def _active(account: _Account) -> int:
+    """What the account counts for among the latest samples of active members."""
+    return 0 if account.idle else account.latest_samples

@@ -72,12 +72,13 @@ class ServerNode:
         reached_at = self._clock.now()
         while True:
             await self._clock.sleep(heartbeat_seconds)
+            report, heard = self._service.news()
             try:
                 reply = await ask(
                     self._transport,
                     self._supervisor,
                     SERVER_HEARTBEAT,
-                    self._service.report(),
+                    report,
                     ServerHeartbeatReply,
                 )
             except (RefusedError, FrameError) as error:
@@ -96,7 +97,10 @@ class ServerNode:
             reached_at = self._clock.now()
             if reply.command == "stop":
                 return
+            if reply.command == "continue":
+                heard()
             if reply.command == "register":
+                self._service.forgotten()
                 self._notify("the supervisor was started anew; registering again")
                 heartbeat_seconds = await self._enter(patient=True)
 

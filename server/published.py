@@ -74,6 +74,8 @@ class Published:
 
     def set_members(self, members: tuple[Member, ...]) -> None:
         """Forget the models of workers that have left."""
+        if not self._records:
+            return
         live = {(member.worker, member.incarnation) for member in members}
         for key in self._records.keys() - live:
             del self._records[key]
@@ -118,6 +120,15 @@ class Published:
             return self._shared.model_at(position)
         record = self._records.get((worker, incarnation))
         return record.parameters if record is not None and record.position == position else None
+
+    def check_invariants(self) -> None:
+        """Raise AssertionError if the state contradicts itself."""
+        for record in self._records.values():
+            assert record.position > 0
+            assert len(record.parameters) == self._piece.elements
+        assert not (self._records and self._shared is not None)
+        if self._shared is not None:
+            self._shared.check_invariants()
 
     def _float32(self, wanted: Wanted, version: int, parameters: Parameters) -> Publication:
         """The parameters as they are; encoded once for all who are due the same version."""

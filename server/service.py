@@ -7,6 +7,7 @@ kept, and workers wait at the gate.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -38,6 +39,7 @@ from psedge.protocol.wire import (
     decode_header,
     encode_header,
 )
+from psedge.server.aggregation import KEPT_PAYLOADS
 from psedge.server.frames import check_sections, push_of, reply_of, wanted_of
 from psedge.server.published import Published
 from psedge.server.shard import Outcome, Shard
@@ -46,6 +48,10 @@ from psedge.server.shard import Outcome, Shard
 GATE_POLL_SECONDS = 20.0
 #: Most bytes an assignment may bring: a shard of a billion parameters with two moments.
 ASSIGNMENT_LIMIT_BYTES = 16 * 2**30
+#: Most bytes that the list of the live workers may have: some 200,000 of them.
+MEMBERS_LIMIT_BYTES = 2**24
+#: Workers whose progress one heartbeat tells at most; the next ones tell the rest.
+REPORTED_WORKERS = 2000
 #: Receive buffers kept per shard; more are made under load and dropped after it.
 KEPT_BUFFERS = 16
 
@@ -60,6 +66,8 @@ class HostedShard:
     receive_buffers: list[bytearray] = field(default_factory=list)
     #: Buffers with the payloads that a round of `bsp` keeps, the oldest first.
     lent_buffers: list[bytearray] = field(default_factory=list)
+    #: The latest change of a worker's progress that the supervisor has heard of.
+    told: int = 0
     #: Workers at the gate, each with the future that lets it through, or sends it away with False.
     waiting: dict[int, asyncio.Future[bool]] = field(default_factory=dict)
 
@@ -82,6 +90,19 @@ class HostedShard:
         if len(self.receive_buffers) < KEPT_BUFFERS:
             self.receive_buffers.append(buffer)
 
+    def check_invariants(self) -> None:
+        """Raise AssertionError if a part contradicts itself or a queue has outgrown its bound."""
+        self.shard.check_invariants()
+        self.published.check_invariants()
+        members = {member.worker for member in self.shard.members}
+        assert len(self.receive_buffers) <= KEPT_BUFFERS, "too many receive buffers are kept"
+        assert len(self.lent_buffers) <= KEPT_PAYLOADS, "a round holds too many buffers"
+        for worker, passage in self.waiting.items():
+            assert passage.done() or worker in members, f"worker {worker} waits and is no member"
+            assert passage.done() or not self.shard.may_proceed(worker), (
+                f"worker {worker} may go on and is kept waiting"
+            )
+
     def open_gate(self) -> None:
         """Let through every waiting worker that may proceed; turn away who is no member now."""
         for worker, passage in list(self.waiting.items()):
@@ -97,11 +118,13 @@ class HostedShard:
 class ShardService:
     """Serves all shards of one server process."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, shard_type: type[Shard] = Shard) -> None:
+        """shard_type: what shards are made of."""
         #: As the supervisor knows this server.
         self.server = 0
         self.incarnation = 0
         self._clock = clock
+        self._shard_type = shard_type
         self._hosted: dict[int, HostedShard] = {}
         self._bytes_received = 0
         self._bytes_sent = 0
@@ -120,14 +143,47 @@ class ShardService:
         await read_message(incoming, Hello)
         return answer(HelloReply(__version__, WIRE_VERSION, supervisor=False, run=""))
 
+    @property
+    def hosted(self) -> Mapping[int, HostedShard]:
+        """The shards of this server, by number."""
+        return self._hosted
+
     def report(self) -> ServerReport:
-        return ServerReport(
+        """Figures, and whose progress changed since the last `news` that the supervisor heard."""
+        return self._report(None)[0]
+
+    def news(self) -> tuple[ServerReport, Callable[[], None]]:
+        """As `report`, of bounded length, and what to call once the supervisor has heard it."""
+        report, changes = self._report(REPORTED_WORKERS)
+
+        def heard() -> None:
+            for hosted, change in changes:
+                hosted.told = max(hosted.told, change)
+
+        return report, heard
+
+    def forgotten(self) -> None:
+        """The supervisor has been started anew and knows nothing."""
+        for hosted in self._hosted.values():
+            hosted.told = 0
+
+    def _report(self, most: int | None) -> tuple[ServerReport, list[tuple[HostedShard, int]]]:
+        shards, changes = [], []
+        for number, hosted in self._hosted.items():
+            if number == 0:
+                report, change = hosted.shard.news(hosted.told, most)
+                changes.append((hosted, change))
+            else:
+                report = hosted.shard.summary()
+            shards.append(report)
+        whole = ServerReport(
             server=self.server,
             incarnation=self.incarnation,
-            shards=tuple(hosted.shard.report() for hosted in self._hosted.values()),
+            shards=tuple(shards),
             bytes_received=self._bytes_received,
             bytes_sent=self._bytes_sent,
         )
+        return whole, changes
 
     async def assign(self, incoming: Incoming) -> Reply:
         """Take over a shard: an Assignment with its arrays, fresh or from a checkpoint."""
@@ -139,11 +195,13 @@ class ShardService:
             assignment.coding,
             remember=assignment.optimizer.delay_compensation > 0,
         )
-        self._hosted[assignment.shard] = HostedShard(_shard_of(order, arrays), published)
+        self._hosted[assignment.shard] = HostedShard(
+            _shard_of(order, arrays, self._shard_type), published
+        )
         return answer(Acknowledged())
 
     async def members(self, incoming: Incoming) -> Reply:
-        message = await read_message(incoming, Members)
+        message = await read_message(incoming, Members, limit_bytes=MEMBERS_LIMIT_BYTES)
         for hosted in self._hosted.values():
             hosted.shard.set_members(message)
             hosted.published.set_members(hosted.shard.members)
@@ -176,12 +234,12 @@ class ShardService:
         outcome = Outcome(Status.NONE, hosted.shard.clock(header.worker), 0, 0)
         receive_seconds = 0.0
         if header.kind == Kind.EXCHANGE:
-            outcome, receive_seconds = await self._push(incoming, header, hosted)
+            outcome, receive_seconds = await self.receive_push(incoming, header, hosted)
         elif header.kind != Kind.PULL or header.body_bytes or incoming.length != HEADER_BYTES:
             raise FrameError(f"a {header.kind.name} frame with {header.body_bytes} bytes of body")
         self._bytes_received += incoming.length
         publication = None
-        if Flag.GATED not in header.flags or await self._wait_at_gate(hosted, header):
+        if Flag.GATED not in header.flags or await self.wait_at_gate(hosted, header):
             shard, published = hosted.shard, hosted.published
             if published.serves_many(wanted):
                 # Pushes that have arrived in the meantime go in first: one encoding serves them.
@@ -192,7 +250,7 @@ class ShardService:
         self._bytes_sent += sum(len(part) for part in parts)
         return Reply(parts)
 
-    async def _push(
+    async def receive_push(
         self, incoming: Incoming, header: Header, hosted: HostedShard
     ) -> tuple[Outcome, float]:
         """What became of a push, and how many seconds its body took to arrive."""
@@ -215,7 +273,7 @@ class ShardService:
         hosted.open_gate()
         return outcome, seconds
 
-    async def _wait_at_gate(self, hosted: HostedShard, header: Header) -> bool:
+    async def wait_at_gate(self, hosted: HostedShard, header: Header) -> bool:
         """False: the poll's time is over, or a later request has taken this one's place."""
         worker = header.worker
         if hosted.shard.may_proceed(worker):
@@ -238,13 +296,13 @@ class ShardService:
         return True
 
 
-def _shard_of(order: ShardOrder, arrays: dict[str, np.ndarray]) -> Shard:
+def _shard_of(order: ShardOrder, arrays: dict[str, np.ndarray], shard_type: type[Shard]) -> Shard:
     """Raises FrameError if an array is missing or of the wrong size."""
     assignment: Assignment = order.assignment
     try:
         if order.state is not None:
-            return Shard.restored(assignment, order.state, arrays)
+            return shard_type.restored(assignment, order.state, arrays)
         counters = arrays["counters"].tobytes()
-        return Shard(assignment, arrays["parameters"], arrays["buffers"], counters)
+        return shard_type(assignment, arrays["parameters"], arrays["buffers"], counters)
     except (KeyError, ValueError) as error:
         raise FrameError(f"assignment of shard {assignment.shard}: {error}") from error

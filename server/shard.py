@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -104,9 +105,15 @@ class Shard:
         """Take over who is live. Call before anyone pushes, and ask `may_proceed` again after."""
         if members.revision < self._revision:
             return
+        if members.since is None:
+            self._gate.set_members(members.members)
+            self._ledger.set_members(members.members)
+        elif members.since <= self._revision:
+            self._gate.change_members(members.members, members.gone)
+            self._ledger.change_members(members.members, members.gone)
+        else:
+            return
         self._revision = members.revision
-        self._gate.set_members(members.members)
-        self._ledger.set_members(members.members)
         for member in members.members:
             self._ledger.place(member.worker, self._gate.clock(member.worker))
         if self._round is not None:
@@ -188,6 +195,20 @@ class Shard:
         """The shard in figures, with the progress of members and of recent leavers."""
         return self._ledger.report(self.assignment.shard, self.version)
 
+    def news(self, since: int, most: int | None = None) -> tuple[ShardReport, int]:
+        """For the supervisor: what changed of progress after change `since`, the latest last.
+
+        Returns also up to which change that is. most: workers whose progress is told at most.
+        """
+        workers, change = self._ledger.changes(since, most)
+        report = self._ledger.report(self.assignment.shard, self.version, workers)
+        return msgspec.structs.replace(report, revision=self._revision), change
+
+    def summary(self) -> ShardReport:
+        """For the supervisor, without the progress of workers."""
+        report = self._ledger.report(self.assignment.shard, self.version, ())
+        return msgspec.structs.replace(report, revision=self._revision)
+
     def state(self) -> tuple[ShardState, dict[str, NDArray[Any]]]:
         """All that `restored` needs. The arrays are the live ones: use them before the next push.
 
@@ -207,6 +228,10 @@ class Shard:
             lag_max=report.lag_max,
             workers=report.workers,
         )
+        return state, self.arrays()
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """All vectors by name, the live ones: those of the update rule too."""
         arrays: dict[str, NDArray[Any]] = {
             "parameters": self.parameters,
             "buffers": self.buffers,
@@ -214,7 +239,7 @@ class Shard:
         }
         for name, vector in self._rule.state.items():
             arrays[f"optimizer.{name}"] = vector
-        return state, arrays
+        return arrays
 
     def check_invariants(self) -> None:
         """Raise AssertionError if the state contradicts itself."""
@@ -222,7 +247,9 @@ class Shard:
         self._ledger.check_invariants()
         assert self._rule.steps <= self.version
         assert self.version <= self._ledger.pushes_applied
-        assert self._round is None or self._round.clock == self._gate.floor
+        if self._round is not None:
+            self._round.check_invariants()
+            assert self._round.clock == self._gate.floor
 
     def _lr_factor(self) -> float:
         return schedule.factor(self.assignment.schedule, self._ledger.samples_seen)

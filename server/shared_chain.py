@@ -94,6 +94,15 @@ class SharedChain:
         """The published model, if the chain stands at `position`."""
         return self._parameters if position == self._position else None
 
+    def check_invariants(self) -> None:
+        """Raise AssertionError if the state contradicts itself or has outgrown its bounds."""
+        assert self._deltas_bytes == sum(delta.bytes for delta in self._deltas)
+        assert len(self._deltas) <= self._position
+        assert self._parameters is not None or not self._position
+        if self._parameters is not None:
+            assert len(self._parameters) == self._piece.elements
+            assert self._deltas_bytes <= self._parameters.nbytes or len(self._deltas) == 1
+
     def _publish(self, published: Float32Array, target: Float32Array) -> None:
         """Move the published model towards `target`, and keep the difference."""
         plain = Coder(self._codec, NoStage(), self._piece)

@@ -69,6 +69,7 @@ class ServerThread:
             resume=False,
             data=self._folder,
             token="",
+            beside=server.incarnation,
             **options,
         )
         server.start(self.supervisor.routes())

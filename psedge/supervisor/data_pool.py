@@ -57,11 +57,8 @@ class Pool:
         self.visited = state.visited
         self._returned = sorted(state.returned)
         self.accounts: dict[int, Account] = {}
-
-    @property
-    def outstanding(self) -> int:
-        """Positions that workers hold."""
-        return sum(account.held_samples for account in self.accounts.values())
+        #: Positions that workers hold.
+        self.outstanding = 0
 
     @property
     def unclaimed(self) -> int | None:
@@ -86,6 +83,7 @@ class Pool:
         span = self._take(most)
         if span is not None:
             account.held.append(span)
+            self.outstanding += span[1] - span[0]
         return span
 
     def consumed(self, worker: int, samples_seen: int, incarnation: int | None) -> int:
@@ -100,6 +98,7 @@ class Pool:
         left = max(fresh, 0)
         account.seen = max(account.seen, samples_seen)
         self.visited += left
+        self.outstanding -= left
         while left:
             start, stop = account.held.popleft()
             done = min(left, stop - start)
@@ -116,6 +115,7 @@ class Pool:
             return 0
         del self.accounts[worker]
         self._returned = joined([*self._returned, *account.held])
+        self.outstanding -= account.held_samples
         return account.held_samples
 
     def export(self) -> PoolState:
@@ -132,6 +132,7 @@ class Pool:
     def check_invariants(self) -> None:
         """Raises AssertionError unless every position up to `cursor` is in one place only."""
         held = [span for account in self.accounts.values() for span in account.held]
+        assert self.outstanding == sum(stop - start for start, stop in held)
         spans = sorted([*self._returned, *held])
         for (_, stop), (start, _) in itertools.pairwise(spans):
             assert stop <= start, f"positions are in two places: {spans}"

@@ -238,7 +238,7 @@ class Keeper:
                 lag_max=figures.lag_max,
                 bytes_pushed=figures.bytes_pushed,
                 bytes_pulled=figures.bytes_pulled,
-                workers=len(state.membership.live()),
+                workers=state.membership.live_count,
             )
         )
 

@@ -7,6 +7,7 @@ figures and the order of workers stay attached to the machine and not to the pro
 
 from __future__ import annotations
 
+import itertools
 from typing import Literal
 
 import msgspec
@@ -88,6 +89,13 @@ class Membership:
         self.recent_seconds = lease_seconds / 3 if recent_seconds is None else recent_seconds
         self.revision = 0
         self._entries: dict[int, WorkerEntry] = {}
+        #: Numbers by name and by present incarnation.
+        self._numbers: dict[str, int] = {}
+        self._incarnations: dict[int, list[int]] = {}
+        #: Numbers of the live ones, the longest silent first.
+        self._live: dict[int, None] = {}
+        #: The revision at which shards were last to hear of each worker, the latest last.
+        self._changed_at: dict[int, int] = {}
 
     def join(
         self,
@@ -114,7 +122,7 @@ class Membership:
                 raise RefusedError(
                     "conflict", f"worker {again.name} must join under a new incarnation"
                 )
-            return self._put(msgspec.structs.replace(again, seen_at=now))
+            return self._seen(msgspec.structs.replace(again, seen_at=now))
         entry = WorkerEntry(
             worker=len(self._entries),
             name=self._free_name(wanted, now),
@@ -127,8 +135,7 @@ class Membership:
         old = self.named(entry.name)
         if old is not None:
             entry = msgspec.structs.replace(entry, worker=old.worker, before=old.totals)
-        self.revision += 1
-        return self._put(entry)
+        return self._changed(self._seen(entry))
 
     def renew(
         self, worker: int, incarnation: int, now: float, heartbeat: Heartbeat | None = None
@@ -138,7 +145,7 @@ class Membership:
         if entry is None:
             return False
         latest = heartbeat if heartbeat is not None else entry.heartbeat
-        self._put(msgspec.structs.replace(entry, seen_at=now, heartbeat=latest))
+        self._seen(msgspec.structs.replace(entry, seen_at=now, heartbeat=latest))
         return True
 
     def set_idle(self, worker: int, incarnation: int, idle: bool) -> bool:
@@ -147,8 +154,7 @@ class Membership:
         state: State = "idle" if idle else "alive"
         if entry is None or entry.state == state:
             return False
-        self.revision += 1
-        self._put(msgspec.structs.replace(entry, state=state))
+        self._changed(msgspec.structs.replace(entry, state=state))
         return True
 
     def leave(self, worker: int, incarnation: int, failure: str = "") -> WorkerEntry | None:
@@ -156,18 +162,25 @@ class Membership:
         entry = self.entry(worker, incarnation)
         if entry is None:
             return None
-        self.revision += 1
-        return self._put(msgspec.structs.replace(entry, state="left", note=failure))
+        return self._changed(msgspec.structs.replace(entry, state="left", note=failure))
 
     def expire(self, now: float) -> list[WorkerEntry]:
         """Declare dead whose lease ran out, and return them as they are now."""
         dead = []
-        for entry in self.live():
-            if now - entry.seen_at > self.lease_seconds:
-                silent = f"no sign of life for {now - entry.seen_at:.0f} s"
-                dead.append(self._put(msgspec.structs.replace(entry, state="dead", note=silent)))
-        self.revision += bool(dead)
-        return dead
+        for worker in self._live:
+            entry = self._entries[worker]
+            if now - entry.seen_at <= self.lease_seconds:
+                break
+            dead.append(entry)
+        dead.sort(key=lambda entry: entry.worker)
+        return [
+            self._changed(
+                msgspec.structs.replace(
+                    entry, state="dead", note=f"no sign of life for {now - entry.seen_at:.0f} s"
+                )
+            )
+            for entry in dead
+        ]
 
     def entry(self, worker: int, incarnation: int) -> WorkerEntry | None:
         """A live member, or None."""
@@ -183,23 +196,36 @@ class Membership:
 
     def named(self, name: str) -> WorkerEntry | None:
         """Whoever holds a name, dead or alive."""
-        return next((entry for entry in self.entries() if entry.name == name), None)
+        worker = self._numbers.get(name)
+        return None if worker is None else self._entries[worker]
 
     def entries(self) -> tuple[WorkerEntry, ...]:
         """Everyone, by number."""
         return tuple(self._entries[worker] for worker in sorted(self._entries))
 
     def live(self) -> tuple[WorkerEntry, ...]:
-        return tuple(entry for entry in self.entries() if entry.live)
+        return tuple(self._entries[worker] for worker in sorted(self._live))
 
-    def members(self) -> Members:
-        """The table as shards know it; the revision rises with every change of it."""
+    @property
+    def live_count(self) -> int:
+        return len(self._live)
+
+    def members(self, since: int | None = None) -> Members:
+        """The table as shards know it; the revision rises with every change of it.
+
+        since: a revision of this table; only what has changed after it. None: all of it.
+        """
+        if since is None:
+            return Members(self.revision, tuple(_member(entry) for entry in self.live()))
+        latest = itertools.takewhile(
+            lambda worker: self._changed_at[worker] > since, reversed(self._changed_at)
+        )
+        changed = [self._entries[worker] for worker in sorted(latest)]
         return Members(
             revision=self.revision,
-            members=tuple(
-                Member(entry.worker, entry.incarnation, entry.state == "idle")
-                for entry in self.live()
-            ),
+            members=tuple(_member(entry) for entry in changed if entry.live),
+            since=since,
+            gone=tuple(entry.worker for entry in changed if not entry.live),
         )
 
     def export(self) -> MembershipState:
@@ -228,15 +254,47 @@ class Membership:
         assert sorted(self._entries) == list(range(len(names))), "numbers have gaps"
         assert all(number == entry.worker for number, entry in self._entries.items())
         assert all(names), "a worker has no name"
+        assert [self._numbers[name] for name in names] == sorted(self._entries)
+        assert sorted(self._live) == [entry.worker for entry in self.entries() if entry.live]
+        assert sum(map(len, self._incarnations.values())) == len(self._entries)
+        assert all(
+            self._entries[worker].incarnation == incarnation
+            for incarnation, workers in self._incarnations.items()
+            for worker in workers
+        )
 
     def _put(self, entry: WorkerEntry) -> WorkerEntry:
+        old = self._entries.get(entry.worker)
+        if old is None or old.incarnation != entry.incarnation:
+            if old is not None:
+                self._incarnations[old.incarnation].remove(old.worker)
+                if not self._incarnations[old.incarnation]:
+                    del self._incarnations[old.incarnation]
+            self._incarnations.setdefault(entry.incarnation, []).append(entry.worker)
+            self._numbers[entry.name] = entry.worker
         self._entries[entry.worker] = entry
         return entry
 
+    def _seen(self, entry: WorkerEntry) -> WorkerEntry:
+        """A live worker showed that it is there."""
+        self._live.pop(entry.worker, None)
+        self._live[entry.worker] = None
+        return self._put(entry)
+
+    def _changed(self, entry: WorkerEntry) -> WorkerEntry:
+        """Something about a worker that shards have to hear of."""
+        self.revision += 1
+        self._changed_at.pop(entry.worker, None)
+        self._changed_at[entry.worker] = self.revision
+        if not entry.live:
+            self._live.pop(entry.worker, None)
+        return self._put(entry)
+
     def _holder_of(self, wanted: str, incarnation: int) -> WorkerEntry | None:
         """Who joined under this incarnation and this name, or the name with a suffix."""
-        for entry in self.entries():
-            if entry.incarnation == incarnation and _is_variant(entry.name, wanted):
+        for worker in self._incarnations.get(incarnation, ()):
+            entry = self._entries[worker]
+            if _is_variant(entry.name, wanted):
                 return entry
         return None
 
@@ -249,6 +307,10 @@ class Membership:
             if holder is None or not holder.live or now - holder.seen_at > self.recent_seconds:
                 return name
             count += 1
+
+
+def _member(entry: WorkerEntry) -> Member:
+    return Member(entry.worker, entry.incarnation, entry.state == "idle")
 
 
 def _is_variant(name: str, wanted: str) -> bool:

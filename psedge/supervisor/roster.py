@@ -33,8 +33,16 @@ class Roster:
     async def broadcast(self) -> None:
         """Tell the servers who is live, and learn how far each worker came."""
         if self._state.fleet.assigned:
-            await self._state.fleet.broadcast(self._state.membership.members(), self._clock.now())
+            await self._state.fleet.broadcast(self._state.membership.members, self._clock.now)
         self.announce()
+
+    async def tell_again(self) -> None:
+        """Tell the servers that missed a change, so that the dead hold nobody back there."""
+        state = self._state
+        behind = state.fleet.behind(state.membership.revision) if state.fleet.assigned else ()
+        if behind:
+            await state.fleet.broadcast(state.membership.members, self._clock.now, behind)
+            self.announce()
 
     async def set_idle(self, worker: int, incarnation: int, idle: bool) -> None:
         """An idle worker holds nobody back at the gate."""
@@ -75,8 +83,8 @@ class Roster:
         if plan is None:
             return
         was_finished = plan.finished
-        for worker, progress in self._state.fleet.progress().items():
-            plan.consumed(worker, progress.samples, progress.incarnation)
+        for progress in self._state.fleet.progress.take_fresh():
+            plan.consumed(progress.worker, progress.samples, progress.incarnation)
         if plan.finished and not was_finished:
             self.announce()
 
@@ -85,8 +93,8 @@ class Roster:
         plan = self._state.plan
         if plan is None:
             return 0
-        progress = self._state.fleet.progress().get(entry.worker)
-        seen = progress.samples if progress and progress.incarnation == entry.incarnation else 0
+        progress = self._state.fleet.progress.of(entry.worker, entry.incarnation)
+        seen = progress.samples if progress is not None else 0
         returned = plan.release(entry.worker, seen, entry.incarnation)
         self.announce()
         return returned

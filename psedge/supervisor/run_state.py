@@ -93,6 +93,16 @@ class RunState:
     def ended(self) -> bool:
         return self.phase in ("finished", "stopped", "failed")
 
+    def check_invariants(self) -> None:
+        """Raise AssertionError if a part contradicts itself, or two of them each other."""
+        self.membership.check_invariants()
+        self.fleet.check_invariants()
+        if self.plan is not None:
+            self.plan.check_invariants()
+        assert len(self.notes) <= KEPT_NOTES
+        assert self.ended == (self.ended_at is not None)
+        assert self.phase != "training" or self.started_at is not None
+
     def note(self, text: str) -> None:
         """Something a person should know: shown, kept for the status, and put on record."""
         self.notes = [*self.notes[-KEPT_NOTES + 1 :], text]
@@ -144,7 +154,7 @@ class RunState:
         if self._first_join_at is None:
             self._first_join_at = now
         cluster = self.experiment.cluster
-        present = len(self.membership.live())
+        present = self.membership.live_count
         left = cluster.wait_seconds - (now - self._first_join_at)
         missing = cluster.workers - present
         if missing > 0 and left > 0:
@@ -263,7 +273,7 @@ class RunState:
             mode=self.sync.mode,
             momentum=model.settings.groups[0].momentum,
             parameters=len(model.parameters),
-            workers=max(cluster.workers, len(self.membership.live())),
+            workers=max(cluster.workers, self.membership.live_count),
             servers=cluster.servers,
             seed=self.experiment.seed,
             compensates=self.experiment.optimizer.delay_compensation > 0,

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from psedge.protocol.calls import answer, read_message
-from psedge.protocol.errors import PsedgeError
+from psedge.protocol.errors import PsedgeError, RefusedError
 from psedge.protocol.messages import (
     HELLO,
     REGISTER,
@@ -58,14 +58,20 @@ class Supervisor:
         transport: Transport,
         token: str,
         notify: Callable[[str], None],
+        beside: int | None = None,
     ) -> None:
-        """storage: the run folder. token: opens the doors of the run's servers."""
+        """storage: the run folder. token: opens the doors of the run's servers.
+
+        beside: incarnation of the server in this process, which has to be the first to register,
+        since workers look for the first one's shards at the supervisor's address.
+        """
         self.state = RunState(setup, transport, token, notify)
         note = self.state.note
         store = CheckpointStore(storage, setup.experiment.checkpoint.keep, note)
         self._keeper = Keeper(setup, Recorder(storage, clock, note), store, clock)
         self._clock = clock
         self._notify = notify
+        self._beside = beside
         self._roster = Roster(self.state, clock)
         self._desk = WorkerDesk(self.state, self._roster, self._keeper, clock)
 
@@ -101,6 +107,8 @@ class Supervisor:
         require_same_wire(message.psedge, message.wire)
         state = self.state
         known = len(state.fleet.servers)
+        if not known and self._beside not in (None, message.incarnation):
+            raise RefusedError("not-ready", "this server is still starting")
         entry = state.fleet.register(message, incoming.peer, self._clock.now())
         if len(state.fleet.servers) > known and entry.server > 0:
             role = "spare: all shards are taken" if state.fleet.assigned else "joined"
@@ -149,7 +157,7 @@ class Supervisor:
     async def everyone_knows(self) -> None:
         """Return when no worker and no other server is left to hear that the run has ended."""
         state = self.state
-        while state.membership.live() or not state.fleet.others_told():
+        while state.membership.live_count or not state.fleet.others_told():
             await until(self._roster.changed, 0.1)
             state.membership.expire(self._clock.now())
 
@@ -158,6 +166,8 @@ class Supervisor:
         now = self._clock.now()
         await self._roster.expire()
         await self._expire_servers(now)
+        if not state.ended:
+            await self._roster.tell_again()
         if self.state.stop_reason is not None:
             await self._wait_for_workers_to_leave()
             unsaved = await self._keep_last(evaluate=False)
@@ -188,7 +198,7 @@ class Supervisor:
 
     async def _wait_for_workers_to_leave(self) -> None:
         deadline = self._clock.now() + FAREWELL_SECONDS
-        while self.state.membership.live() and self._clock.now() < deadline:
+        while self.state.membership.live_count and self._clock.now() < deadline:
             await until(self._roster.changed, 0.2)
             self.state.membership.expire(self._clock.now())
 

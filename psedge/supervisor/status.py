@@ -18,7 +18,7 @@ def status_of(state: RunState, keeper: Keeper, now: float) -> Status:
     per_epoch = state.samples_per_epoch()
     total = state.plan.total if state.plan is not None else 0
     epochs = math.ceil(total / per_epoch) if per_epoch else 0
-    progress = state.fleet.progress()
+    progress = state.fleet.progress
     model = state.model
     return Status(
         run=state.setup.run,
@@ -46,7 +46,7 @@ def status_of(state: RunState, keeper: Keeper, now: float) -> Status:
         bytes_pushed=figures.bytes_pushed,
         bytes_pulled=figures.bytes_pulled,
         workers=tuple(
-            _worker_status(entry, progress.get(entry.worker))
+            _worker_status(entry, progress.of(entry.worker, entry.incarnation))
             for entry in state.membership.entries()
         ),
         servers=state.fleet.statuses(),
@@ -71,9 +71,8 @@ def _mode(state: RunState) -> str:
 def _worker_status(entry: WorkerEntry, progress: Progress | None) -> WorkerStatus:
     beat = entry.heartbeat
     totals = entry.totals
-    current = progress is not None and progress.incarnation == entry.incarnation
     refused = 0
-    if progress is not None and current:
+    if progress is not None:
         refused = progress.pushes_refused_nonfinite + progress.pushes_refused_lag
     return WorkerStatus(
         name=entry.name,
@@ -83,8 +82,8 @@ def _worker_status(entry: WorkerEntry, progress: Progress | None) -> WorkerStatu
         samples=totals.samples,
         loss=beat.loss if beat is not None else None,
         rate_samples_per_second=beat.rate_samples_per_second if beat and entry.live else 0.0,
-        staleness=progress.staleness if progress is not None and current else 0,
-        staleness_max=progress.staleness_max if progress is not None and current else 0,
+        staleness=progress.staleness if progress is not None else 0,
+        staleness_max=progress.staleness_max if progress is not None else 0,
         pushes_refused=refused,
         bytes_pushed=totals.bytes_pushed,
         bytes_pulled=totals.bytes_pulled,
