@@ -19,6 +19,55 @@ from psedge.worker.config import DataConfig, ModelConfig, WorkerConfig
 OBJECT = "a Python object"
 
 
+class SlowConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A time in which a device is slower, for instance because it is hot."""
+
+    at: Annotated[float, Meta(ge=0, description="Virtual seconds since the start of the run.")]
+    factor: Annotated[float, Meta(ge=1, description="How many times slower it then is.")]
+    until: Annotated[
+        Annotated[float, Meta(gt=0)] | None,
+        Meta(description="When it is over; absent: it stays slow."),
+    ] = None
+
+
+class DeviceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Machines of one kind that train; `psedge run` and `psedge server` only count them."""
+
+    profile: Annotated[
+        str,
+        Meta(
+            description="What they are, such as `raspberry-pi-4b`, `jetson-nano`, `pc`: a name in "
+            "psedge/simulation/profiles.toml."
+        ),
+    ]
+    count: Annotated[int, Meta(ge=1, description="How many of them.")] = 1
+    link: Annotated[
+        str,
+        Meta(
+            description="How each is connected: `gbe`, `fast-ethernet`, `20mbit`, `wifi-50`, ... "
+            "All devices with the same Wi-Fi share it."
+        ),
+    ] = "gbe"
+    name: Annotated[
+        str,
+        Meta(
+            description="They are called NAME-1, NAME-2, ...; the profile's if empty. "
+            "Letters, digits, `-`, `_` and `.`."
+        ),
+    ] = ""
+    joins_at: Annotated[
+        Annotated[float, Meta(ge=0)] | None,
+        Meta(description="Virtual seconds after which they join; absent: at the start."),
+    ] = None
+    leaves_at: Annotated[
+        Annotated[float, Meta(gt=0)] | None,
+        Meta(description="Virtual seconds after which they leave."),
+    ] = None
+    slows: Annotated[
+        tuple[SlowConfig, ...], Meta(description="Times in which they are slower.")
+    ] = ()
+
+
 class ClusterConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How many machines take part, and how their absence is noticed."""
 
@@ -36,7 +85,8 @@ class ClusterConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Meta(
             ge=1,
             description="Workers expected at the start (and started by `psedge run`). Training "
-            "goes on with fewer, and admits more at any time.",
+            "goes on with fewer, and admits more at any time. Where `[[cluster.devices]]` names "
+            "them, leave it out: it is their number.",
         ),
     ] = 1
     wait_seconds: Annotated[
@@ -70,8 +120,26 @@ class ClusterConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     pace: Annotated[
         tuple[float, ...],
         Meta(
-            description="`psedge run` only: factor by which each worker is slowed down, to try "
-            "out a mixed cluster on one machine; missing entries are 1."
+            description="Factor by which `psedge run` slows down each worker, to try out a mixed "
+            "cluster on one machine; missing entries are 1. Where there are `devices`, `psedge "
+            "simulate` goes by them instead."
+        ),
+    ] = ()
+    server_profile: Annotated[
+        str, Meta(description="`psedge simulate` only: what each server runs on.")
+    ] = "pc"
+    server_link: Annotated[
+        str,
+        Meta(
+            description="`psedge simulate` only: how each server is connected. It carries what "
+            "all devices send and receive."
+        ),
+    ] = "gbe"
+    devices: Annotated[
+        tuple[DeviceConfig, ...],
+        Meta(
+            description="The machines that train, see below; empty: `workers` devices with the "
+            "servers' profile and link."
         ),
     ] = ()
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 
 from psedge.coding_checks import coding
 from psedge.config import Experiment
+from psedge.device_checks import device_rules
 from psedge.protocol.errors import ConfigError
 
 #: Yields one sentence per broken rule, beginning with the key's section.
@@ -169,6 +170,7 @@ RULES: tuple[Rule, ...] = (
     _compensation,
     _worker,
     _parts,
+    device_rules,
     _cluster,
     coding,
 )

@@ -79,15 +79,21 @@ def main(arguments: list[str]) -> int:
 
 def _sections(field: Field, type_: type[msgspec.Struct]) -> str:
     """A section, and after it the lists of tables in it."""
-    keys = fields_of(type_).values()
     note = f"\n{field.meta.description}\n" if field.meta and field.meta.description else ""
-    parts = [_section(f"`[{field.name}]`", type_, list(keys), note)]
-    for key in keys:
+    parts = [_section(f"`[{field.name}]`", type_, list(fields_of(type_).values()), note)]
+    return "\n".join([*parts, *_lists_of_tables(field.name, type_)])
+
+
+def _lists_of_tables(path: str, type_: type[msgspec.Struct]) -> list[str]:
+    """Those in a section, each followed by those in it."""
+    parts = []
+    for key in fields_of(type_).values():
         inner = struct_in(key.type)
         if inner is not None:
-            title = f"`[[{field.name}.{key.name}]]`"
-            parts.append(_section(title, inner, list(fields_of(inner).values())))
-    return "\n".join(parts)
+            deeper = f"{path}.{key.name}"
+            parts.append(_section(f"`[[{deeper}]]`", inner, list(fields_of(inner).values())))
+            parts += _lists_of_tables(deeper, inner)
+    return parts
 
 
 def _section(title: str, type_: type, keys: list[Field], note: str = "") -> str:

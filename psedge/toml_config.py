@@ -17,6 +17,7 @@ import msgspec
 from psedge.config import Experiment
 from psedge.config_checks import check
 from psedge.config_types import allows_none, choices, fields_of, struct_in
+from psedge.device_checks import number_of_devices
 from psedge.protocol.errors import ConfigError
 from psedge.toml_text import dumps, inline
 
@@ -44,7 +45,7 @@ def load_config(
         place, raw, stem = "config", _copied(source), ""
     else:
         path = Path(source)
-        place, raw, stem = str(path), _read(path), path.stem
+        place, raw, stem = str(path), read_toml(path), path.stem
     flagged: set[str] = set()
     for override in overrides:
         flagged.add(_apply(raw, override))
@@ -69,7 +70,8 @@ def to_toml(experiment: Experiment) -> str:
     return dumps(to_json(experiment))
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_toml(path: Path) -> dict[str, Any]:
+    """What a TOML file says. Raises ConfigError if there is none, or if it is not TOML."""
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -110,6 +112,11 @@ def _apply(raw: dict[str, Any], override: str) -> str:
     table = raw
     for key in keys[:-1]:
         inner = table.setdefault(key, {})
+        if isinstance(inner, list):
+            raise ConfigError(
+                f"--set {override}: {key} is a list, set all of it: "
+                f"--set '{'.'.join(keys[: keys.index(key) + 1])}=[{{...}}, {{...}}]'"
+            )
         if not isinstance(inner, dict):
             raise ConfigError(f"--set {override}: {key} is a value, it has no keys")
         table = inner
@@ -140,9 +147,13 @@ def _may_be_absent(keys: Sequence[str]) -> bool:
 def _convert(raw: dict[str, Any], place: str, flagged: set[str]) -> Experiment:
     _check_keys(raw, Experiment, place, (), flagged)
     try:
-        return msgspec.convert(raw, Experiment)
+        experiment = msgspec.convert(raw, Experiment)
     except msgspec.ValidationError as error:
         raise ConfigError(_explained(str(error), raw, place, flagged)) from None
+    cluster = experiment.cluster
+    if cluster.devices and "workers" not in raw["cluster"]:
+        cluster = msgspec.structs.replace(cluster, workers=number_of_devices(cluster))
+    return msgspec.structs.replace(experiment, cluster=cluster)
 
 
 def _check_keys(

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from psedge.config import Experiment
+from psedge.simulation.placement import server_places, worker_places
 from psedge.toml_config import load_config
 from psedge.worker.config import DataConfig
 from psedge.worker.datasets.table import load
@@ -23,11 +24,14 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 NAMES = (
     "cifar10-mobilenetv2",
     "cifar10-resnet32",
+    "classroom-wifi",
     "custom-model",
     "defect-inspection",
     "digits-quickstart",
     "fashion-mnist-cnn",
     "parts-recognition",
+    "seed-11-mixed",
+    "seed-8nano-8rpi",
 )
 
 ALLOW = AllowList(("examples",))
@@ -82,3 +86,14 @@ def test_a_step_and_a_measurement(
         result = evaluate(model, test, loss, metrics, torch.device("cpu"))
         assert result.accuracy is not None
         assert 0 <= result.accuracy <= 1
+
+
+@pytest.mark.parametrize(
+    ("name", "workers"), [("seed-8nano-8rpi", 16), ("seed-11-mixed", 10), ("classroom-wifi", 12)]
+)
+def test_clusters_to_simulate_count_their_devices(name: str, workers: int) -> None:
+    cluster = experiment(name).cluster
+    assert cluster.workers == workers
+    names = [place.name for place in worker_places(cluster)]
+    assert len(set(names)) == workers
+    assert len(server_places(cluster)) == cluster.servers
