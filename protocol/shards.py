@@ -117,7 +117,11 @@ class Progress(msgspec.Struct, frozen=True):
 
 
 class ShardReport(msgspec.Struct, frozen=True):
-    """A shard in figures. samples_applied counts only accepted pushes; samples_seen all."""
+    """A shard in figures. samples_applied counts only accepted pushes; samples_seen all.
+
+    workers: of shard 0 only, those whose progress changed since the last heartbeat that was
+    answered, the latest changes last. revision: of the members as the shard knows them.
+    """
 
     shard: int
     version: int
@@ -128,6 +132,7 @@ class ShardReport(msgspec.Struct, frozen=True):
     staleness_max: int
     lag_max: int
     workers: tuple[Progress, ...] = ()
+    revision: int = -1
 
 
 class ShardState(msgspec.Struct, frozen=True):
@@ -169,10 +174,17 @@ class Member(msgspec.Struct, frozen=True):
 
 
 class Members(msgspec.Struct, frozen=True):
-    """The live workers, all of them. An older revision than the last one seen is ignored."""
+    """The live workers. An older revision than the last one seen is ignored.
+
+    since: None: these are all of them. Else only those that changed after revision `since`; `gone`
+    are those that are no longer live. A shard that has not seen that revision ignores the message,
+    as its report shows, and is then told of all.
+    """
 
     revision: int
     members: tuple[Member, ...]
+    since: int | None = None
+    gone: tuple[int, ...] = ()
 
 
 class ServerReport(msgspec.Struct, frozen=True):

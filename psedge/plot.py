@@ -4,20 +4,30 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from psedge.export import write_file
 from psedge.protocol.errors import ConfigError
-from psedge.supervisor.run_rows import METRICS_FILE, EvaluationRow, ProgressRow, Row, rows_of
+from psedge.supervisor.run_rows import (
+    METRICS_FILE,
+    EvaluationRow,
+    NoteRow,
+    ProgressRow,
+    Row,
+    rows_of,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 PLOT_FILE = "learning-curve.png"
+
+#: Rows that stand somewhere on the horizontal axis.
+Placed = ProgressRow | EvaluationRow
 
 _WIDTH_INCHES, _PANEL_INCHES, _DPI = 9.0, 2.9, 150
 _TRAIN, _TEST, _INK, _FAINT = "#2a78d6", "#e8590c", "#25282c", "#d9dde2"
@@ -57,31 +67,26 @@ def learning_curve(rows: Sequence[Row], title: str) -> bytes:
     The horizontal axis counts epochs, or samples where workers bring loops of their own.
     Raises ConfigError when no row has a loss or a measurement.
     """
-    losses, metrics, unit = _curves(rows)
+    by_epoch = any(row.epoch > 0 for row in rows if not isinstance(row, NoteRow))
+    losses, metrics = curves(rows, lambda row: row.epoch if by_epoch else float(row.samples))
     if not losses and not metrics:
         raise ConfigError(f"{title} has no loss and no measurement yet: let it train longer")
     figure, axes = _canvas(1 + bool(metrics), title, _subtitle(rows))
     if metrics:
-        _draw_metrics(axes[0], metrics)
+        draw_metrics(axes[0], metrics)
     if losses:
-        _draw_losses(axes[-1], losses)
-    axes[-1].set_xlabel(unit, color=_INK)
+        draw_losses(axes[-1], losses)
+    axes[-1].set_xlabel("epochs" if by_epoch else "samples", color=_INK)
     axes[-1].set_xlim(left=0)
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=_DPI)
     return file.getvalue()
 
 
-def _curves(rows: Sequence[Row]) -> tuple[list[Curve], list[Curve], str]:
-    """Losses, metrics and the name of the horizontal axis."""
+def curves(rows: Sequence[Row], at: Callable[[Placed], float]) -> tuple[list[Curve], list[Curve]]:
+    """Losses and metrics of the rows; `at` says where on the horizontal axis a row stands."""
     progress = [row for row in rows if isinstance(row, ProgressRow)]
     measured = [row for row in rows if isinstance(row, EvaluationRow)]
-    placed: list[ProgressRow | EvaluationRow] = [*progress, *measured]
-    by_epoch = any(row.epoch > 0 for row in placed)
-
-    def at(row: ProgressRow | EvaluationRow) -> float:
-        return row.epoch if by_epoch else float(row.samples)
-
     losses = [
         _curve("training", [(at(row), row.train_loss) for row in progress]),
         _curve(
@@ -96,8 +101,7 @@ def _curves(rows: Sequence[Row]) -> tuple[list[Curve], list[Curve], str]:
         _curve(name, [(at(row), row.evaluation.metrics.get(name)) for row in measured])
         for name in names
     ]
-    unit = "epochs" if by_epoch else "samples"
-    return [c for c in losses if c.x], [c for c in metrics if c.x], unit
+    return [c for c in losses if c.x], [c for c in metrics if c.x]
 
 
 def _curve(label: str, points: Sequence[tuple[float, float | None]]) -> Curve:
@@ -139,16 +143,21 @@ def _canvas(panels: int, title: str, subtitle: str) -> tuple[Figure, list[Axes]]
     )
     heading.text(0, 1.035, subtitle, transform=heading.transAxes, fontsize=9, color="#6b7280")
     for panel in axes:
-        panel.grid(axis="y", color=_FAINT, linewidth=0.8)
-        panel.set_axisbelow(True)
-        panel.tick_params(colors=_INK, labelsize=9, length=0)
-        for side in ("top", "right", "left"):
-            panel.spines[side].set_visible(False)
-        panel.spines["bottom"].set_color(_FAINT)
+        dress(panel)
     return figure, axes
 
 
-def _draw_metrics(panel: Axes, metrics: Sequence[Curve]) -> None:
+def dress(panel: Axes) -> None:
+    """Take away what is no data: lines of a grid remain, faint."""
+    panel.grid(axis="y", color=_FAINT, linewidth=0.8)
+    panel.set_axisbelow(True)
+    panel.tick_params(colors=_INK, labelsize=9, length=0)
+    for side in ("top", "right", "left"):
+        panel.spines[side].set_visible(False)
+    panel.spines["bottom"].set_color(_FAINT)
+
+
+def draw_metrics(panel: Axes, metrics: Sequence[Curve]) -> None:
     """Accuracy in percent with its best value named; further metrics beside it."""
     colours = (_TEST, "#2f9e44", "#7048e8", "#c2255c", "#0c8599")
     is_accuracy = all(curve.label == "accuracy" for curve in metrics)
@@ -179,7 +188,8 @@ def _name_best(panel: Axes, accuracy: Curve) -> None:
     panel.margins(y=0.12)
 
 
-def _draw_losses(panel: Axes, losses: Sequence[Curve]) -> None:
+def draw_losses(panel: Axes, losses: Sequence[Curve]) -> None:
+    """Training loss smoothed over its own shadow, test loss with its measurements."""
     for curve in losses:
         if curve.label == "training":
             smooth = _smoothed(curve.y)

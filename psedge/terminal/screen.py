@@ -36,7 +36,7 @@ class LiveScreen:
         self._console = console
         self._history = History()
         self._live = Live(console=console, auto_refresh=False, vertical_overflow="crop")
-        self._terminal = _without_control_echo()
+        self._terminal = without_control_echo()
         self._live.start()
 
     def show(self, status: Status, now: float) -> None:
@@ -46,8 +46,7 @@ class LiveScreen:
 
     def close(self) -> None:
         self._live.stop()
-        if self._terminal is not None:
-            termios.tcsetattr(sys.stdin, termios.TCSADRAIN, self._terminal)
+        restore_terminal(self._terminal)
 
 
 class PlainScreen:
@@ -86,7 +85,7 @@ def screen_for(console: Console) -> Screen:
     return PlainScreen(console)
 
 
-def _without_control_echo() -> list[Any] | None:
+def without_control_echo() -> list[Any] | None:
     """Keeps the terminal from writing `^C` into the picture; returns the settings to restore.
 
     None when standard input is no terminal.
@@ -98,3 +97,9 @@ def _without_control_echo() -> list[Any] | None:
     changed[3] &= ~termios.ECHOCTL
     termios.tcsetattr(sys.stdin, termios.TCSADRAIN, changed)
     return earlier
+
+
+def restore_terminal(settings: list[Any] | None) -> None:
+    """Undo `without_control_echo`, whose result this takes."""
+    if settings is not None:
+        termios.tcsetattr(sys.stdin, termios.TCSADRAIN, settings)

@@ -37,7 +37,7 @@ def summary(
     table = Table.grid(padding=(0, 3, 0, 0))
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
-    for label, text in _rows(result):
+    for label, text in result_rows(result):
         table.add_row(label, text)
     table.add_row("", "")
     if plot is not None:
@@ -51,7 +51,8 @@ def summary(
     return Padding(Group(*parts, Text(), table), (0, 1))
 
 
-def _rows(result: Mapping[str, Any]) -> list[tuple[str, RenderableType]]:
+def result_rows(result: Mapping[str, Any]) -> list[tuple[str, RenderableType]]:
+    """The figures of `result.json` that people want to see, each with its label."""
     rows: list[tuple[str, RenderableType]] = []
     accuracy, best = result.get("test_accuracy"), result.get("best_accuracy")
     if accuracy is not None:

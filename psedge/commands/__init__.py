@@ -1,0 +1,1 @@
+"""What each `psedge` command takes, says about itself, and passes on."""

@@ -1,0 +1,56 @@
+"""One machine of the virtual world: what stays when its processes come and go."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from psedge.simulation.clock import VirtualClock
+from psedge.simulation.devices import Device
+from psedge.simulation.disk import VirtualDisk
+from psedge.simulation.placement import Place
+from psedge.simulation.process import Process
+from psedge.supervisor.service import Supervisor
+from psedge.work import Worker
+
+
+@dataclass(slots=True)
+class Host:
+    """number: of its kind, from 0. starts: of its process so far.
+
+    process, task: of the latest start; None before the first. program: what a worker's process
+    runs. supervisor: on the first server, once it has one. leaving: it was asked to end.
+    scheduled_slow, fault_slow: how many times slower it is, by its schedule and by faults.
+    """
+
+    place: Place
+    number: int
+    serves: bool
+    clock: VirtualClock
+    disk: VirtualDisk
+    device: Device
+    starts: int = 0
+    process: Process | None = None
+    task: Any = None
+    program: Worker | None = None
+    supervisor: Supervisor | None = None
+    off: bool = False
+    leaving: bool = False
+    scheduled_slow: float = 1.0
+    fault_slow: float = 1.0
+
+    @property
+    def name(self) -> str:
+        return self.place.name
+
+    def paced(self, *, scheduled: float | None = None, fault: float | None = None) -> None:
+        """Be slower, or as fast as before, for one reason or the other."""
+        self.scheduled_slow = self.scheduled_slow if scheduled is None else scheduled
+        self.fault_slow = self.fault_slow if fault is None else fault
+        self.device.slow_factor = self.scheduled_slow * self.fault_slow
+
+    @property
+    def running(self) -> bool:
+        """Whether its process is there, be it stopped."""
+        alive = self.process is not None and not self.process.dead
+        return alive and self.task is not None and not self.task.done()

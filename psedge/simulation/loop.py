@@ -1,0 +1,179 @@
+"""An event loop on virtual time: nothing waits, the clock jumps to the next timer.
+
+What runs on it is ordinary asyncio code. As long as that code reads no other clock, starts no
+thread and draws from no unseeded source, which `guard.py` sees to, a run is a pure function of its
+code and its seed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import heapq
+from collections.abc import Callable, Coroutine
+from contextvars import Context
+from typing import Any, TypeVar
+
+from psedge.protocol.errors import TrainingError
+from psedge.simulation.guard import LeakError, sealed
+from psedge.simulation.process import GatedHandle, GatedTimer
+
+T = TypeVar("T")
+
+#: What is left of a run when it ends is cancelled so often, and has so long to clean up.
+CLEANUP_ROUNDS = 3
+CLEANUP_SECONDS = 600.0
+
+
+class Stalled(TrainingError):  # noqa: N818
+    """Nothing can ever happen any more, or the time that a run was given is over."""
+
+
+class _Jump:
+    """In the place of a selector: instead of waiting for sockets, time passes at once."""
+
+    def __init__(self, loop: VirtualLoop) -> None:
+        self._loop = loop
+
+    def select(self, timeout: float | None) -> list[Any]:
+        if timeout is None:
+            raise Stalled("everything waits, and nothing is left that could wake it")
+        if timeout > 0:
+            self._loop.jump(timeout)
+        return []
+
+
+class VirtualLoop(asyncio.BaseEventLoop):
+    """Starts at 0 virtual seconds. Raises Stalled past `limit_seconds`, or when nothing is due."""
+
+    def __init__(self, limit_seconds: float = float("inf")) -> None:
+        super().__init__()
+        self._now = 0.0
+        self._limit = limit_seconds
+        self._selector = _Jump(self)
+        # Timers this close to each other, in seconds, are due together.
+        self._clock_resolution = 1e-9
+        #: What ended a callback or a task that nobody awaits; it ends the run.
+        self.failure: BaseException | None = None
+        self.set_exception_handler(_keep_failure)
+        #: The run is over, and what is left of it may clean up, dead or not.
+        self.closing = False
+        #: Tasks that may belong to dead processes. Were they collected as garbage, their `finally`
+        #: blocks would run after all, and at no time that a seed determines.
+        self._kept: set[asyncio.Task[Any]] = set()
+
+    def time(self) -> float:
+        """Virtual seconds since the start."""
+        return self._now
+
+    def jump(self, seconds: float) -> None:
+        """Let time pass, to the next timer if that is `seconds` away."""
+        # asyncio's list of timers is a heap: adding up differences would drift away from it.
+        due: float = self._scheduled[0].when() if self._scheduled else self._now  # type: ignore[attr-defined]
+        target = self._now + seconds
+        self._now = due if abs(due - target) < 1e-6 else target
+        if self._now > self._limit:
+            raise Stalled(f"not at an end after {self._limit:g} virtual seconds")
+
+    def jump_limit(self, seconds: float) -> None:
+        """From now on, so many more virtual seconds may pass."""
+        self._limit = self._now + seconds
+
+    def keep_tasks(self) -> None:
+        """Hold on to every task there is, because a process has died."""
+        self._kept = {task for task in self._kept | asyncio.all_tasks(self) if not task.done()}
+
+    def call_at(  # type: ignore[override]
+        self,
+        when: float,
+        callback: Callable[..., Any],
+        *args: Any,
+        context: Context | None = None,
+    ) -> asyncio.TimerHandle:
+        """As asyncio's own, for the process in whose context it is called."""
+        timer = GatedTimer(when, callback, args, self, context)
+        heapq.heappush(self._scheduled, timer)  # type: ignore[attr-defined]
+        timer._scheduled = True  # type: ignore[attr-defined]
+        return timer
+
+    def _call_soon(
+        self, callback: Callable[..., Any], args: Any, context: Context | None
+    ) -> asyncio.Handle:
+        handle = GatedHandle(callback, args, self, context)
+        self._ready.append(handle)  # type: ignore[attr-defined]
+        return handle
+
+    def call_soon_threadsafe(  # type: ignore[override]
+        self, callback: Callable[..., Any], *args: Any, context: Context | None = None
+    ) -> asyncio.Handle:
+        """For asyncio's own use within this thread; there is no other one."""
+        return self.call_soon(callback, *args, context=context)
+
+    def run_in_executor(  # type: ignore[override]
+        self, executor: Any, func: Callable[..., Any], *args: Any
+    ) -> asyncio.Future[Any]:
+        """Raises LeakError: a thread ends when it likes, not when virtual time says so."""
+        raise LeakError(
+            f"{getattr(func, '__qualname__', func)} would run in a thread, which the "
+            "virtual world has none of"
+        )
+
+    def _process_events(self, event_list: list[Any]) -> None:
+        """There are no sockets, so nothing happens to them."""
+
+    def _write_to_self(self) -> None:
+        """Nobody sleeps in a selector who would have to be woken."""
+
+
+def run_virtual(main: Coroutine[Any, Any, T], *, limit_seconds: float = float("inf")) -> T:
+    """Run a coroutine to its end on a loop of its own; whatever it left running is cancelled.
+
+    Raises Stalled, and what a callback raised that nobody awaited.
+    """
+    loop = VirtualLoop(limit_seconds)
+    try:
+        with sealed():
+            asyncio.set_event_loop(loop)
+            task = loop.create_task(main)
+            try:
+                result = loop.run_until_complete(task)
+            finally:
+                _cancel_all(loop)
+        if loop.failure is not None:
+            raise loop.failure
+        return result
+    finally:
+        asyncio.set_event_loop(None)
+        loop.close()
+
+
+def _keep_failure(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    assert isinstance(loop, VirtualLoop)
+    error = context.get("exception")
+    if loop.failure is None and error is not None:
+        loop.failure = error
+
+
+def _cancel_all(loop: VirtualLoop) -> None:
+    """Cancel every task; what they do while they end is no longer part of the run."""
+    loop.closing = True
+    loop.jump_limit(CLEANUP_SECONDS)
+    for _ in range(CLEANUP_ROUNDS):
+        left = [task for task in asyncio.all_tasks(loop) if not task.done()]
+        if not left:
+            return
+        for task in left:
+            task.cancel()
+        with contextlib.suppress(Stalled, asyncio.CancelledError):
+            loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+    for task in asyncio.all_tasks(loop):
+        _close(task)
+
+
+def _close(task: asyncio.Task[Any]) -> None:
+    """End a coroutine whose wake-up was lost with its dead process."""
+    coroutine = task.get_coro()
+    for _ in range(CLEANUP_ROUNDS):
+        with contextlib.suppress(BaseException):
+            coroutine.close()
+            return

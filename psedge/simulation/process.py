@@ -1,0 +1,95 @@
+"""Processes of the virtual world: many in one event loop, and each can be stopped or killed.
+
+Every callback of asyncio runs in a context, and a context says whose process it belongs to. The
+loop asks before it runs one: what belongs to a stopped process waits until it goes on, as after
+SIGSTOP, and what belongs to a dead one never runs again, `finally` blocks included, as after
+SIGKILL.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from asyncio import events
+from collections.abc import Callable, Coroutine
+from contextvars import Context, ContextVar, copy_context
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class Process:
+    """One start of a program on a host. number: counts the starts on that host, from 1."""
+
+    def __init__(self, host: str, number: int) -> None:
+        self.host = host
+        self.number = number
+        self.dead = False
+        #: Whether callbacks wait; True as well once it is dead.
+        self.stopped = False
+        #: How long it has been stopped so far, in virtual seconds.
+        self.stopped_seconds = 0.0
+        self._stopped_at = 0.0
+        self._parked: list[events.Handle] = []
+
+    def run(self, main: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Start a task whose callbacks, and those of all it starts, belong to this process."""
+        context = copy_context()
+        context.run(PROCESS.set, self)
+        task: asyncio.Task[T] = context.run(asyncio.get_running_loop().create_task, main)
+        return task
+
+    def stop(self) -> None:
+        """Let none of its callbacks run from now on."""
+        if not self.stopped:
+            self.stopped, self._stopped_at = True, asyncio.get_running_loop().time()
+
+    def go_on(self) -> None:
+        """Run what has become due in the meantime, in order."""
+        if self.dead or not self.stopped:
+            return
+        loop = asyncio.get_running_loop()
+        self.stopped = False
+        self.stopped_seconds += loop.time() - self._stopped_at
+        parked, self._parked = self._parked, []
+        for handle in parked:
+            # Back among those that are ready, as asyncio itself does with timers that are due.
+            loop._ready.append(handle)  # type: ignore[attr-defined]
+
+    def kill(self) -> None:
+        """End it here and now."""
+        self.dead = self.stopped = True
+        self._parked.clear()
+
+    def park(self, handle: events.Handle) -> None:
+        if not self.dead:
+            self._parked.append(handle)
+
+
+PROCESS: ContextVar[Process | None] = ContextVar("psedge_virtual_process", default=None)
+
+
+class GatedHandle(events.Handle):
+    """A callback that runs only while its process does."""
+
+    __slots__ = ()
+
+    def _run(self) -> None:
+        _run_gated(self, super()._run)
+
+
+class GatedTimer(events.TimerHandle):
+    """A timer whose callback runs only while its process does."""
+
+    __slots__ = ()
+
+    def _run(self) -> None:
+        _run_gated(self, super()._run)
+
+
+def _run_gated(handle: events.Handle, run: Callable[[], None]) -> None:
+    context: Context | None = handle._context  # type: ignore[attr-defined]
+    process = context.get(PROCESS) if context is not None else None
+    if process is not None and process.stopped and not handle._loop.closing:  # type: ignore[attr-defined]
+        process.park(handle)
+    else:
+        run()

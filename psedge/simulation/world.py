@@ -1,0 +1,298 @@
+"""The virtual world of one run: its hosts, its network, who starts and stops what.
+
+It is what faults act on, and the operator who looks after the cluster: a server whose process has
+ended is started again, and a run that failed goes on from its last checkpoint.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import msgspec
+
+from psedge.config import Experiment
+from psedge.protocol.address import DEFAULT_PORT, Address, url_of
+from psedge.protocol.errors import PsedgeError
+from psedge.simulation import nodes
+from psedge.simulation.checkers.checker import Checker
+from psedge.simulation.clock import VirtualClock
+from psedge.simulation.devices import Device
+from psedge.simulation.disk import VirtualDisk
+from psedge.simulation.faults.hosts import Hosts
+from psedge.simulation.host import Host
+from psedge.simulation.loop import VirtualLoop
+from psedge.simulation.network.network import Network
+from psedge.simulation.placement import Place, server_places, worker_places
+from psedge.simulation.process import Process
+from psedge.simulation.recovery import Recoveries
+from psedge.simulation.seeds import seed_of
+from psedge.simulation.trace import Trace
+from psedge.simulation.watch import Watch
+from psedge.simulation.work import Work
+from psedge.supervisor.run_rows import Row, rows_of
+
+#: How long the operator takes to start again what has ended without being asked to.
+OPERATOR_SECONDS = 5.0
+#: A run that fails more often is given up.
+RESUMES_LIMIT = 20
+
+
+class World:
+    """Made within a running VirtualLoop; `boot` switches everything on.
+
+    event: told of what faults may wait for, such as `checkpoint 3`. over: set when the run has come
+    to an end that the operator accepts. failure: a bug that ended a process.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        work: Work,
+        seed: int,
+        trace: Trace,
+        checkers: list[type[Checker]],
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualLoop)
+        self.experiment = experiment
+        self.work = work
+        self.seed = seed
+        self.trace = trace
+        self.event: Callable[[str], None] = lambda text: None
+        self.over = asyncio.Event()
+        self.failure: Exception | None = None
+        self.network = Network(trace, seed_of(seed, "network"))
+        self.recoveries = Recoveries()
+        #: Of metrics.jsonl, with virtual seconds as their timestamps.
+        self.rows: list[Row] = []
+        #: Host of each worker, by the number that the supervisor gave it.
+        self.worker_hosts: dict[int, str] = {}
+        self.watch = Watch(
+            loop.time,
+            checkers,
+            joined=self._joined,
+            pushed=self._pushed,
+            applied=self._applied,
+            snapped=self._snapped,
+        )
+        self._loop = loop
+        self._counts = {"push": 0, "snapshot": 0, "checkpoint": 0}
+        self._resumes = 0
+        self._hosts: dict[str, Host] = {}
+        for index, place in enumerate(server_places(experiment.cluster)):
+            self._add(place, index, serves=True)
+        for index, place in enumerate(worker_places(experiment.cluster)):
+            self._add(place, index, serves=False)
+        servers = tuple(host.name for host in self.each() if host.serves)
+        workers = tuple(host.name for host in self.each() if not host.serves)
+        self.hosts = Hosts(workers, servers)
+        self.home = Address(url_of(servers[0], DEFAULT_PORT))
+
+    def each(self) -> list[Host]:
+        """All hosts, the servers first."""
+        return list(self._hosts.values())
+
+    def host(self, name: str) -> Host:
+        return self._hosts[name]
+
+    @property
+    def first(self) -> Host:
+        """The host of the supervisor."""
+        return self._hosts[self.hosts.servers[0]]
+
+    def boot(self) -> None:
+        """Start every host at its time, and let its schedule take its course."""
+        for host in self.each():
+            place = host.place
+            self._later(place.joins_at, self.start, host.name)
+            if place.leaves_at is not None:
+                self._later(place.leaves_at, self._scheduled, host.name, "leaves", self.leave)
+            for slow in place.slows:
+                text = f"{slow.factor:g} times slower"
+                self._later(slow.at, self._scheduled, host.name, text, self._pace, slow.factor)
+                if slow.until is not None:
+                    text = "as fast as before"
+                    self._later(slow.until, self._scheduled, host.name, text, self._pace, 1.0)
+
+    def start(self, host: str) -> None:
+        """Switch the host on if it is off, and start its process if it has none."""
+        found = self._hosts[host]
+        if found.off:
+            found.off = False
+            self.network.host_revived(host)
+        if found.running:
+            return
+        found.starts += 1
+        found.leaving = False
+        found.supervisor, found.program = None, None
+        found.process = Process(host, found.starts)
+        found.task = found.process.run(self._life(found, found.process))
+        self.trace.record("start", host, str(found.starts))
+        self.trace.lane(host, "waiting")
+
+    def crash(self, host: str) -> None:
+        """Kill the process; a freeze of it is over with that."""
+        found = self._hosts[host]
+        if found.running:
+            self._killed(found)
+            self.network.process_died(host)
+            found.disk.process_died()
+
+    def power_cut(self, host: str) -> None:
+        """As a crash; besides, the host falls silent, and its disk loses what was not synced."""
+        found = self._hosts[host]
+        if found.off:
+            return
+        if found.running:
+            self._killed(found)
+        found.off = True
+        self.network.host_died(host)
+        found.disk.power_cut()
+
+    def leave(self, host: str) -> None:
+        """Ask the process to end in order, as Ctrl-C does."""
+        found = self._hosts[host]
+        if not found.running:
+            return
+        found.leaving = True
+        if found.supervisor is not None:
+            found.supervisor.request_stop("stopped by Ctrl-C")
+        elif found.program is not None:
+            found.program.stop()
+        else:
+            self.crash(host)
+
+    def freeze(self, host: str) -> None:
+        found = self._hosts[host]
+        if found.running and found.process is not None:
+            found.process.stop()
+            self.network.freeze(host)
+            self.trace.lane(host, "dead")
+            self.recoveries.struck(self._loop.time(), host, serves=found.serves)
+
+    def thaw(self, host: str) -> None:
+        found = self._hosts[host]
+        if found.running and found.process is not None:
+            found.process.go_on()
+            self.network.thaw(host)
+
+    def slow(self, host: str, factor: float) -> None:
+        """The device is `factor` times slower than its profile says; 1 is as it says."""
+        self._hosts[host].paced(fault=factor)
+
+    def disk(self, host: str) -> VirtualDisk:
+        return self._hosts[host].disk
+
+    def clock(self, host: str) -> VirtualClock:
+        return self._hosts[host].clock
+
+    def figures_recorded(self, lines: bytes) -> None:
+        """Called by the supervisor's storage. A run that resumes drops rows; here they stay."""
+        now = self._loop.time()
+        self.rows += (msgspec.structs.replace(row, timestamp=now) for row in rows_of(lines))
+
+    def checkpoint_written(self) -> None:
+        """Called by the supervisor's storage."""
+        self._count("checkpoint")
+        text = f"checkpoint {self._counts['checkpoint']}"
+        self.trace.record("checkpoint", self.first.name, text, notable=True)
+
+    def _add(self, place: Place, number: int, *, serves: bool) -> None:
+        name = place.name
+        clock = VirtualClock(self._loop.time)
+        disk = VirtualDisk(asyncio.sleep, seed_of(self.seed, "disk", name))
+        device = Device(place.profile, model_factor=self.work.model_factor)
+        self._hosts[name] = Host(place, number, serves, clock, disk, device)
+        self.network.add_host(name, place.link)
+        if not serves:
+            self.trace.lane(name, "away")
+
+    def _scheduled(self, host: str, text: str, act: Callable[..., None], *arguments: Any) -> None:
+        """What the config has planned for a host, and not a fault."""
+        self.trace.record("schedule", host, text, notable=True)
+        act(host, *arguments)
+
+    def _pace(self, host: str, factor: float) -> None:
+        self._hosts[host].paced(scheduled=factor)
+
+    def _later(self, at: float, call: Callable[..., None], *arguments: Any) -> None:
+        self._loop.call_at(max(at, self._loop.time()), call, *arguments)
+
+    async def _life(self, host: Host, process: Process) -> None:
+        """One process, from its start to its own end; a killed one never comes that far."""
+        try:
+            await self._program(host)
+        except PsedgeError as error:
+            self.trace.record("exit", host.name, str(error), notable=True)
+        except Exception as error:
+            # A bug: it ends the simulation, so that somebody sees it.
+            self.failure = error
+            self.over.set()
+        else:
+            self.trace.record("exit", host.name)
+        self.watch.tell("host_gone", host.name)
+        self.trace.lane(host.name, "away")
+        self.network.process_died(host.name)
+        self._look_after(host)
+
+    def _program(self, host: Host) -> Coroutine[Any, Any, None]:
+        if not host.serves:
+            return nodes.worker(self, host)
+        if host is self.first:
+            return nodes.first_server(self, host)
+        return nodes.further_server(self, host)
+
+    def _look_after(self, host: Host) -> None:
+        """What the operator does about a process that has ended by itself."""
+        if host.leaving and host is not self.first:
+            return
+        if host is not self.first:
+            if not self.over.is_set():
+                self._later(self._loop.time() + OPERATOR_SECONDS, self._start_again, host.name)
+            return
+        supervisor = host.supervisor
+        failed = supervisor is None or supervisor.state.phase == "failed"
+        if not failed or self._resumes >= RESUMES_LIMIT:
+            self.over.set()
+            return
+        self._resumes += 1
+        self._later(self._loop.time() + OPERATOR_SECONDS, self._resume)
+
+    def _resume(self) -> None:
+        """Start the first server again, which goes on from its last checkpoint."""
+        self.trace.record("operator", self.first.name, "resumes the run", notable=True)
+        self.start(self.first.name)
+
+    def _start_again(self, name: str) -> None:
+        host = self._hosts[name]
+        if not self.over.is_set() and not host.off and not host.running and not host.leaving:
+            self.start(name)
+
+    def _killed(self, host: Host) -> None:
+        assert host.process is not None
+        host.process.kill()
+        self._loop.keep_tasks()
+        host.supervisor = None
+        self.watch.tell("host_gone", host.name)
+        self.trace.lane(host.name, "dead")
+        self.recoveries.struck(self._loop.time(), host.name, serves=host.serves)
+
+    def _joined(self, host: str) -> None:
+        self.trace.record("join", host, "joined", notable=True)
+        self.event(f"join {host}")
+        self.event("training")
+
+    def _pushed(self, host: str) -> None:
+        self.recoveries.pushed(self._loop.time(), host)
+
+    def _applied(self) -> None:
+        self._count("push")
+
+    def _snapped(self) -> None:
+        self._count("snapshot")
+
+    def _count(self, word: str) -> None:
+        self._counts[word] += 1
+        self.event(f"{word} {self._counts[word]}")
