@@ -18,7 +18,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo install install-test test test-sanitize test-aarch64 test-clang check format \
+.PHONY: help demo install install-test test test-sanitize test-aarch64 test-clang simulate-long check format \
     benchmark docs clean distclean
 
 help:  ## show this list
@@ -43,6 +43,9 @@ test-aarch64: install-test  ## the kernels cross-compiled for a Raspberry Pi, by
 
 test-clang: install-test  ## the kernels as Clang compiles them, byte for byte
 	$(BIN)/python tests/native/prove.py clang
+
+simulate-long: install-test  ## 10,000 random clusters and fault schedules on virtual time
+	$(BIN)/python tests/random_schedules.py 0:10000
 
 check: install-test  ## format, lint, types and the rules of the house
 	$(BIN)/ruff format --check .

@@ -143,6 +143,8 @@ def main() -> int:
     except (PsedgeError, RuntimeError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130
     if options.record is not None:
         options.record.write_bytes(msgspec.json.format(msgspec.json.encode(pairs)))
     if options.only_real:

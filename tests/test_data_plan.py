@@ -265,3 +265,26 @@ def test_empty_data_is_a_clear_error() -> None:
         DataPlan.shared(0, 0)
     with pytest.raises(DataError, match="worker a has no samples"):
         DataPlan.local(epochs=1).open_pool(0, "a", 0)
+
+
+def test_an_export_goes_back_to_what_had_been_pushed_by_then() -> None:
+    plan = DataPlan.shared(10, 20)
+    plan.claim(0, 1, 6)
+    plan.claim(1, 1, 4)
+    plan.consumed(0, 2)
+    plan.remember(True)
+    # Two more of one worker, three of the other, which leaves; a third takes what it leaves.
+    plan.consumed(0, 4)
+    plan.release(1, 3, 1)
+    plan.claim(2, 1, 1)
+    plan.consumed(2, 1, 1)
+    state = plan.export({(0, 1): 3, (1, 1): 1})
+    assert state.pools[0].visited == 4
+    again = DataPlan.restored(state)
+    again.check_invariants()
+    handed = set()
+    while (found := again.claim(7, 9, 3)) is not None:
+        handed |= {10 * found.epoch + position for position in range(found.start, found.stop)}
+    assert handed == set(range(20)) - {0, 1, 2, 6}
+    plan.remember(False)
+    assert plan.export({}) == plan.export()

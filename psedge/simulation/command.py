@@ -163,13 +163,13 @@ def _check_plot(plot: Path | None) -> None:
 
 def _plan(path: Path | None, experiment: Experiment) -> FaultPlan | None:
     """The fault plan for the hosts of this experiment. Raises ConfigError."""
+    if path is None:
+        return None
     cluster = experiment.cluster
     hosts = Hosts(
         tuple(place.name for place in worker_places(cluster)),
         tuple(place.name for place in server_places(cluster)),
     )
-    if path is None:
-        return None
     if path == Path(RANDOM) and not path.exists():
         return FaultPlan(random=default_random(hosts))
     return load_plan(path, hosts)

@@ -17,12 +17,14 @@ from psedge.protocol.errors import PsedgeError
 from psedge.simulation.faults.kinds import Fault
 from psedge.simulation.faults.plan import FaultPlan, to_toml
 from psedge.simulation.faults.shrink import shrink
-from psedge.simulation.outcome import Order, Outcome, Simulate
+from psedge.simulation.outcome import Enough, Order, Outcome, Progress, Simulate
 from psedge.simulation.progress import real_seconds
 
 #: Runs that shrinking a plan may take: within this time at the pace of the run that failed.
 _PATIENCE_SECONDS = 60.0
 _FEWEST_TRIES, _MOST_TRIES = 12, 200
+#: With fewer faults it may take longer until the invariant breaks, but not for ever.
+_LONGER, _GRACE_SECONDS = 2.0, 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +68,8 @@ def find_cause(
     if not faults or not outcome.violations:
         return None
     invariant = outcome.violations[0].invariant
-    tries = round(_PATIENCE_SECONDS / max(run_seconds, 1e-3))
-    tries = min(_MOST_TRIES, max(_FEWEST_TRIES, tries))
+    soon = _LONGER * outcome.violations[0].at + _GRACE_SECONDS
+    shorter = replace(order, lanes=False, limit_seconds=min(order.limit_seconds, soon))
     asked, started, fewest = 0, real_seconds(), tuple(faults)
 
     def still_fails(some: Sequence[Fault]) -> bool:
@@ -76,9 +78,8 @@ def find_cause(
         notify(f"looking for the faults that matter: try {asked}, {len(some)} of {len(faults)}")
         if real_seconds() - started > 2 * _PATIENCE_SECONDS:
             return False
-        plan = FaultPlan(tuple(some))
         try:
-            tried = simulate(replace(order, plan=plan, lanes=False))
+            tried = simulate(replace(shorter, plan=FaultPlan(tuple(some))), _until_it_fails)
         except PsedgeError:
             return False
         if not any(one.invariant == invariant for one in tried.violations):
@@ -87,8 +88,17 @@ def find_cause(
         return True
 
     with contextlib.suppress(KeyboardInterrupt):
-        shrink(faults, still_fails, tries=tries)
+        shrink(faults, still_fails, tries=_tries(run_seconds))
     return Cause(fewest, len(faults))
+
+
+def _tries(run_seconds: float) -> int:
+    return min(_MOST_TRIES, max(_FEWEST_TRIES, round(_PATIENCE_SECONDS / max(run_seconds, 1e-3))))
+
+
+def _until_it_fails(progress: Progress) -> None:
+    if progress.violations:
+        raise Enough("an invariant broke")
 
 
 def plan_text(cause: Cause, order: Order, outcome: Outcome) -> str:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import heapq
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from contextvars import Context
 from typing import Any, TypeVar
 
@@ -20,6 +21,12 @@ from psedge.simulation.process import GatedHandle, GatedTimer
 
 T = TypeVar("T")
 
+#: Timers this close to each other are due together.
+RESOLUTION_SECONDS = 1e-9
+#: See `gc.set_threshold`.
+COLLECTION_THRESHOLDS = (50_000, 20, 20)
+#: So many cancelled timers may lie about.
+CANCELLED_LIMIT = 100
 #: What is left of a run when it ends is cancelled so often, and has so long to clean up.
 CLEANUP_ROUNDS = 3
 CLEANUP_SECONDS = 600.0
@@ -29,20 +36,6 @@ class Stalled(TrainingError):  # noqa: N818
     """Nothing can ever happen any more, or the time that a run was given is over."""
 
 
-class _Jump:
-    """In the place of a selector: instead of waiting for sockets, time passes at once."""
-
-    def __init__(self, loop: VirtualLoop) -> None:
-        self._loop = loop
-
-    def select(self, timeout: float | None) -> list[Any]:
-        if timeout is None:
-            raise Stalled("everything waits, and nothing is left that could wake it")
-        if timeout > 0:
-            self._loop.jump(timeout)
-        return []
-
-
 class VirtualLoop(asyncio.BaseEventLoop):
     """Starts at 0 virtual seconds. Raises Stalled past `limit_seconds`, or when nothing is due."""
 
@@ -50,9 +43,9 @@ class VirtualLoop(asyncio.BaseEventLoop):
         super().__init__()
         self._now = 0.0
         self._limit = limit_seconds
-        self._selector = _Jump(self)
-        # Timers this close to each other, in seconds, are due together.
-        self._clock_resolution = 1e-9
+        #: A heap by time; timers of the same time keep their order. Tuples compare without Python.
+        self._timers: list[tuple[float, int, GatedTimer]] = []
+        self._timers_made = 0
         #: What ended a callback or a task that nobody awaits; it ends the run.
         self.failure: BaseException | None = None
         self.set_exception_handler(_keep_failure)
@@ -65,15 +58,6 @@ class VirtualLoop(asyncio.BaseEventLoop):
     def time(self) -> float:
         """Virtual seconds since the start."""
         return self._now
-
-    def jump(self, seconds: float) -> None:
-        """Let time pass, to the next timer if that is `seconds` away."""
-        # asyncio's list of timers is a heap: adding up differences would drift away from it.
-        due: float = self._scheduled[0].when() if self._scheduled else self._now  # type: ignore[attr-defined]
-        target = self._now + seconds
-        self._now = due if abs(due - target) < 1e-6 else target
-        if self._now > self._limit:
-            raise Stalled(f"not at an end after {self._limit:g} virtual seconds")
 
     def jump_limit(self, seconds: float) -> None:
         """From now on, so many more virtual seconds may pass."""
@@ -92,16 +76,60 @@ class VirtualLoop(asyncio.BaseEventLoop):
     ) -> asyncio.TimerHandle:
         """As asyncio's own, for the process in whose context it is called."""
         timer = GatedTimer(when, callback, args, self, context)
-        heapq.heappush(self._scheduled, timer)  # type: ignore[attr-defined]
-        timer._scheduled = True  # type: ignore[attr-defined]
+        self._timers_made += 1
+        heapq.heappush(self._timers, (when, self._timers_made, timer))
         return timer
 
-    def _call_soon(
-        self, callback: Callable[..., Any], args: Any, context: Context | None
+    def call_later(  # type: ignore[override]
+        self,
+        delay: float,
+        callback: Callable[..., Any],
+        *args: Any,
+        context: Context | None = None,
+    ) -> asyncio.TimerHandle:
+        """As asyncio's own."""
+        return self.call_at(self._now + delay, callback, *args, context=context)
+
+    def call_soon(  # type: ignore[override]
+        self, callback: Callable[..., Any], *args: Any, context: Context | None = None
     ) -> asyncio.Handle:
+        """As asyncio's own."""
         handle = GatedHandle(callback, args, self, context)
         self._ready.append(handle)  # type: ignore[attr-defined]
         return handle
+
+    def _run_once(self) -> None:
+        """asyncio's own without what waits for sockets: time passes at once."""
+        ready, timers = self._ready, self._timers  # type: ignore[attr-defined]
+        self._drop_cancelled()
+        if not ready and not self._stopping:  # type: ignore[attr-defined]
+            if not timers:
+                raise Stalled("everything waits, and nothing is left that could wake it")
+            self._now = max(self._now, timers[0][0])
+            if self._now > self._limit:
+                raise Stalled(f"not at an end after {self._limit:g} virtual seconds")
+        due = self._now + RESOLUTION_SECONDS
+        while timers and timers[0][0] < due:
+            timer = heapq.heappop(timers)[2]
+            timer._scheduled = False
+            ready.append(timer)
+        for _ in range(len(ready)):
+            handle = ready.popleft()
+            if not handle._cancelled:
+                handle._run()
+
+    def _drop_cancelled(self) -> None:
+        """Cancelled timers are taken out of the heap when they are at its top, or too many."""
+        timers = self._timers
+        cancelled: int = self._timer_cancelled_count  # type: ignore[has-type]
+        if cancelled > CANCELLED_LIMIT and 2 * cancelled > len(timers):
+            timers[:] = [entry for entry in timers if not entry[2]._cancelled]
+            heapq.heapify(timers)
+            cancelled = 0
+        while timers and timers[0][2]._cancelled:
+            heapq.heappop(timers)[2]._scheduled = False
+            cancelled -= 1
+        self._timer_cancelled_count = cancelled
 
     def call_soon_threadsafe(  # type: ignore[override]
         self, callback: Callable[..., Any], *args: Any, context: Context | None = None
@@ -118,9 +146,6 @@ class VirtualLoop(asyncio.BaseEventLoop):
             "virtual world has none of"
         )
 
-    def _process_events(self, event_list: list[Any]) -> None:
-        """There are no sockets, so nothing happens to them."""
-
     def _write_to_self(self) -> None:
         """Nobody sleeps in a selector who would have to be woken."""
 
@@ -132,7 +157,7 @@ def run_virtual(main: Coroutine[Any, Any, T], *, limit_seconds: float = float("i
     """
     loop = VirtualLoop(limit_seconds)
     try:
-        with sealed():
+        with sealed(), _seldom_collecting():
             asyncio.set_event_loop(loop)
             task = loop.create_task(main)
             try:
@@ -145,6 +170,19 @@ def run_virtual(main: Coroutine[Any, Any, T], *, limit_seconds: float = float("i
     finally:
         asyncio.set_event_loop(None)
         loop.close()
+
+
+@contextlib.contextmanager
+def _seldom_collecting() -> Iterator[None]:
+    """Looking for garbage among a million objects that all live would take a fifth of the time."""
+    thresholds = gc.get_threshold()
+    gc.freeze()
+    gc.set_threshold(*COLLECTION_THRESHOLDS)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*thresholds)
+        gc.unfreeze()
 
 
 def _keep_failure(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

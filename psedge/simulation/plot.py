@@ -95,11 +95,11 @@ def _rate(rows: Sequence[Row], stop: float) -> tuple[list[float], list[float]] |
     if len(points) < 2 or points[-1][1] <= 0:
         return None
     # Over stretches of several rows each: between two rows the count rises in jumps.
-    least = max(stop / _RATE_POINTS, 3 * (points[-1][0] - points[0][0]) / len(points))
+    least = max(stop / _RATE_POINTS, 2 * (points[-1][0] - points[0][0]) / len(points))
     times, rates = [], []
     start, before = points[0]
     for at, samples in points[1:]:
-        if at - start < least:
+        if at - start < (least if at < points[-1][0] else least / 2):
             continue
         times.append((start + at) / 2)
         # A run that went on from a checkpoint counts its samples from there.

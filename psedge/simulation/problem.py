@@ -8,6 +8,7 @@ that real models have.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -87,11 +88,13 @@ class ProblemStep:
         share = np.bincount(indices % POINTS, minlength=POINTS).astype(np.float32) / len(indices)
         with torch.no_grad():
             flat = torch.cat([parameter.reshape(-1) for parameter in self._parameters]).numpy()
-            np.subtract(flat, share @ self._points, out=self._gradient)
+            # No product of matrices: BLAS rounds differently from processor to processor.
+            pull = (share[:, None] * self._points).sum(axis=0, dtype=np.float32)
+            np.subtract(flat, pull, out=self._gradient)
             ahead = float(self._gradient[0]) - self._model.mean
             self._model.mean += BUFFER_MOMENTUM * ahead
             self._model.steps += len(batches)
-        return float(0.5 * np.dot(self._gradient, self._gradient))
+        return float(0.5 * np.square(self._gradient).sum())
 
     def forward(self, inputs: Tensor) -> Tensor:
         output: Tensor = self._model(inputs)
@@ -101,12 +104,15 @@ class ProblemStep:
         return output.mean()
 
 
+@functools.lru_cache(maxsize=4)
 def points(elements: int, seed: int) -> NDArray[np.float32]:
-    """Where each sample pulls the parameters, [POINTS, elements]."""
+    """Where each sample pulls the parameters, [POINTS, elements]; read-only."""
     draw = np.random.default_rng([seed, 1])
     centre = draw.standard_normal(elements)
     around = SPREAD * draw.standard_normal((POINTS, elements))
-    return (centre + around).astype(np.float32)
+    made = (centre + around).astype(np.float32)
+    made.flags.writeable = False
+    return made
 
 
 def _normal(draw: np.random.Generator, *shape: int) -> NDArray[np.float32]:

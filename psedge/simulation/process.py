@@ -73,8 +73,24 @@ class GatedHandle(events.Handle):
 
     __slots__ = ()
 
+    def __init__(
+        self,
+        callback: Callable[..., Any],
+        args: tuple[Any, ...],
+        loop: asyncio.AbstractEventLoop,
+        context: Context | None,
+    ) -> None:
+        # As the base class does it, which spends more on its debug mode than on all else.
+        self._context = copy_context() if context is None else context
+        self._loop = loop
+        self._callback = callback
+        self._args = args
+        self._cancelled = False
+        self._repr = None
+        self._source_traceback = None
+
     def _run(self) -> None:
-        _run_gated(self, super()._run)
+        _run_gated(self)
 
 
 class GatedTimer(events.TimerHandle):
@@ -82,14 +98,39 @@ class GatedTimer(events.TimerHandle):
 
     __slots__ = ()
 
+    def __init__(
+        self,
+        when: float,
+        callback: Callable[..., Any],
+        args: tuple[Any, ...],
+        loop: asyncio.AbstractEventLoop,
+        context: Context | None,
+    ) -> None:
+        self._context = copy_context() if context is None else context
+        self._loop = loop
+        self._callback = callback
+        self._args = args
+        self._cancelled = False
+        self._repr = None
+        self._source_traceback = None
+        self._when = when
+        self._scheduled = True
+
     def _run(self) -> None:
-        _run_gated(self, super()._run)
+        _run_gated(self)
 
 
-def _run_gated(handle: events.Handle, run: Callable[[], None]) -> None:
-    context: Context | None = handle._context  # type: ignore[attr-defined]
-    process = context.get(PROCESS) if context is not None else None
-    if process is not None and process.stopped and not handle._loop.closing:  # type: ignore[attr-defined]
+def _run_gated(handle: Any) -> None:
+    """What asyncio's handles do, unless their process is stopped."""
+    context, loop = handle._context, handle._loop
+    process = context.get(PROCESS)
+    if process is not None and process.stopped and not loop.closing:
         process.park(handle)
-    else:
-        run()
+        return
+    try:
+        context.run(handle._callback, *handle._args)
+    except (SystemExit, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        message = f"Exception in callback {handle._callback!r}"
+        loop.call_exception_handler({"message": message, "exception": error, "handle": handle})

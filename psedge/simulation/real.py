@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from psedge.config import Experiment
 from psedge.own_packages import own_allow_list
@@ -18,11 +20,14 @@ from psedge.simulation.model_cost import check_memory, model_factor
 from psedge.simulation.work import Told
 from psedge.supervisor.model_state import ModelState
 from psedge.work import Parts
+from psedge.worker.datasets.source import Source
 from psedge.worker.datasets.table import load
-from psedge.worker.gradient import GradientStep
+from psedge.worker.feed import Batch
+from psedge.worker.gradient import GradientStep, Step
 from psedge.worker.objectives import resolve_loss, resolve_metrics
 
 CPU = torch.device("cpu")
+_INDICES = "indices_of_samples"
 
 
 class RealWork:
@@ -71,4 +76,41 @@ class RealWork:
             channels_last=self._config.channels_last,
             clip_norm=self._experiment.worker.clip_norm,
         )
-        return Parts(module, self._train, self._loss, step)
+        return Parts(module, IndexedSource(self._train), self._loss, ToldStep(step, told))
+
+
+class IndexedSource:
+    """A Source whose inputs know which samples they are."""
+
+    def __init__(self, source: Source) -> None:
+        self.name = source.name
+        self.classes = source.classes
+        self._source = source
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def batch(
+        self, indices: NDArray[np.int64], generator: torch.Generator | None
+    ) -> tuple[Tensor, Tensor]:
+        inputs, targets = self._source.batch(indices, generator)
+        setattr(inputs, _INDICES, indices)
+        return inputs, targets
+
+
+class ToldStep:
+    """A Step that tells which samples went into each gradient."""
+
+    def __init__(self, step: Step, told: Told) -> None:
+        self._step = step
+        self._told = told
+
+    def __call__(self, batches: Sequence[Batch]) -> float:
+        self._told(np.concatenate([getattr(batch.inputs, _INDICES) for batch in batches]))
+        return self._step(batches)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self._step.forward(inputs)
+
+    def loss(self, output: Tensor, targets: Tensor) -> Tensor:
+        return self._step.loss(output, targets)

@@ -97,7 +97,9 @@ class _Run:
             if failure is not None:
                 raise failure
         if not cut:
-            self._report(world)
+            # It has come to its end already.
+            with contextlib.suppress(Enough):
+                self._report(world)
         return self._outcome(world, injector, FaultPlan(faults), cut)
 
     async def _look(self, world: World) -> None:
@@ -141,7 +143,7 @@ class _Run:
         violations = len(world.watch.violations)
         if supervisor is None:
             return Progress(now, "down", violations=violations, news=news)
-        status = supervisor.current_status()
+        status = supervisor.current_status(rows=False)
         self._samples = [*self._samples[-9:], (now, status.samples_applied)]
         (first_at, first), (last_at, last) = self._samples[0], self._samples[-1]
         return Progress(
@@ -154,7 +156,7 @@ class _Run:
             samples_per_second=(last - first) / (last_at - first_at) if last_at > first_at else 0.0,
             train_loss=status.train_loss,
             test_accuracy=status.evaluation.accuracy if status.evaluation else None,
-            workers=sum(1 for worker in status.workers if worker.state in ("alive", "idle")),
+            workers=supervisor.state.membership.live_count,
             violations=violations,
             news=news,
         )
