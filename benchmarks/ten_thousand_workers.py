@@ -6,13 +6,18 @@ virtual seconds; figures are of the time after that.
 
     python benchmarks/ten_thousand_workers.py                      # 100 to 10,000 workers
     python benchmarks/ten_thousand_workers.py --workers 100,1000   # only so many
-    python benchmarks/ten_thousand_workers.py --plot docs/images/supervisor-scale.png
+    python benchmarks/ten_thousand_workers.py --light --plot docs/images/supervisor-scale.png
+
+Light workers compute and encode nothing, and push to one shard only: the supervisor hears from them
+what it hears from real ones, in a fraction of the time.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import gc
+import itertools
 import json
 import resource
 import subprocess
@@ -26,12 +31,35 @@ from pathlib import Path
 from typing import Any
 
 from psedge.config import Experiment
-from psedge.protocol.messages import EXCHANGE, HEARTBEAT, JOIN
+from psedge.protocol.calls import ask, ask_bytes
+from psedge.protocol.messages import (
+    CLAIM,
+    EXCHANGE,
+    EXPERIMENT,
+    HEARTBEAT,
+    JOIN,
+    LEAVE,
+    Acknowledged,
+    Claim,
+    ClaimReply,
+    ExperimentQuery,
+    Heartbeat,
+    HeartbeatReply,
+    Join,
+    JoinReply,
+    Leave,
+)
+from psedge.protocol.messages import Experiment as ExperimentReply
 from psedge.protocol.ports import Handler, Incoming, Reply
+from psedge.protocol.version import __version__
+from psedge.protocol.wire import WIRE_VERSION, Flag, Header, Kind, encode_header
 from psedge.server.service import ShardService
+from psedge.simulation import nodes
+from psedge.simulation.host import Host
 from psedge.simulation.outcome import Order, Progress
 from psedge.simulation.run import simulate
 from psedge.simulation.work import ProblemWork
+from psedge.simulation.world import World
 from psedge.supervisor.fleet import Fleet
 from psedge.supervisor.service import Supervisor
 from psedge.toml_config import load_config
@@ -45,6 +73,8 @@ ARRIVAL_SECONDS = 30.0
 #: When the last to arrive have joined and pushed once.
 STEADY_SECONDS = 65.0
 CHURN_PER_HOUR = 0.1
+#: Signs of life of a light worker between two pushes.
+PUSH_BEATS = 6
 
 #: Taken before the simulation forbids everyone to read clocks.
 _cpu_seconds = time.process_time
@@ -119,6 +149,48 @@ def put_meters(meter: Meter, found: list[Supervisor]) -> None:
         (Fleet, "_round", broadcast),
     ):
         setattr(owner, name, stand_in)
+
+
+async def light_worker(world: World, host: Host) -> None:
+    """What a real one says to the supervisor and to shard 0, and nothing else."""
+    transport, session = world.network.transport(host.name), host.number
+    hello = ExperimentQuery(__version__, WIRE_VERSION)
+    digest = world.work.model.layout.digest()
+    join = Join(
+        __version__, WIRE_VERSION, host.name, session, digest, "light", True,
+        dataset_samples=world.work.train_samples,
+    )  # fmt: skip
+    while True:
+        experiment = await ask(transport, world.home, EXPERIMENT, hello, ExperimentReply)
+        if experiment.phase != "waiting":
+            break
+        await asyncio.sleep(0.3)
+    joined = await ask(transport, world.home, JOIN, join, JoinReply)
+    samples = LOCAL_STEPS * BATCH_SIZE
+    for beat in itertools.count(1):
+        await asyncio.sleep(joined.heartbeat_seconds)
+        sequence = beat // PUSH_BEATS
+        message = Heartbeat(joined.worker, session, sequence, samples * sequence, 0.5, 12.0)
+        await ask(transport, world.home, HEARTBEAT, message, HeartbeatReply)
+        if beat % PUSH_BEATS == 0:
+            if sequence % 4 == 1:
+                claim = Claim(joined.worker, session, idle=False)
+                await ask(transport, world.home, CLAIM, claim, ClaimReply)
+            push = Header(
+                Kind.EXCHANGE, 0, joined.worker, session, Flag.NONFINITE, sequence, samples=samples
+            )
+            await ask_bytes(
+                transport, world.home, EXCHANGE, [encode_header(push)], limit_bytes=2**20,
+                timeout_seconds=40.0,
+            )  # fmt: skip
+        if host.leaving:
+            await ask(transport, world.home, LEAVE, Leave(joined.worker, session), Acknowledged)
+            return
+
+
+def leave_light(self: World, host: str) -> None:
+    """As `World.leave`: a light worker looks at this by itself."""
+    self.host(host).leaving = True
 
 
 def experiment_of(workers: int, until: float) -> Experiment:
@@ -199,8 +271,11 @@ class Stopwatch:
                 self.marks.append(mark)
 
 
-def measured(workers: int, seconds: float) -> dict[str, float]:
+def measured(workers: int, seconds: float, *, light: bool) -> dict[str, float]:
     """One run: figures of its steady part, which lasts so many virtual seconds."""
+    if light:
+        nodes.worker = light_worker
+        World.leave = leave_light  # type: ignore[method-assign]
     until = STEADY_SECONDS + seconds
     experiment = experiment_of(workers, until)
     work = ProblemWork(experiment, samples=workers * BATCH_SIZE * 64)
@@ -269,10 +344,13 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60.0, help="virtual, of the steady part")
     parser.add_argument("--plot", type=Path, help="where to put the picture")
     parser.add_argument("--rows", type=Path, help="keep figures there, and reuse those of others")
+    parser.add_argument(
+        "--light", action="store_true", help="workers that talk to supervisor and shard 0 alone"
+    )
     parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.one:
-        print(json.dumps(measured(asked.one, asked.seconds)))
+        print(json.dumps(measured(asked.one, asked.seconds, light=asked.light)))
         return
     rows: dict[int, dict[str, float]] = {}
     if asked.rows and asked.rows.exists():
@@ -280,6 +358,7 @@ def main() -> None:
     for workers in map(int, asked.workers.split(",") if asked.workers else ()):
         # A process of its own for each, so that memory is that of this run alone.
         command = [sys.executable, __file__, "--one", str(workers), "--seconds", str(asked.seconds)]
+        command += ["--light"] if asked.light else []
         done = subprocess.run(command, check=True, capture_output=True, text=True)
         rows[workers] = row = json.loads(done.stdout)
         print("  ".join(f"{key} {value:,.2f}" for key, value in row.items()), flush=True)

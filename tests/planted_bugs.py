@@ -243,7 +243,11 @@ def momentum_is_not_restored() -> Any:
 
 
 def plan_is_ahead_of_its_parameters() -> Any:
-    """A checkpoint has the plan of when it was written, and parameters from before."""
+    """A checkpoint has the plan of when it was written, and parameters from before.
+
+    Random schedules rarely part servers while a checkpoint is gathered and crash one right after
+    it; a test does so on purpose.
+    """
     return replaced(
         DataPlan, "export", lambda original: lambda self, seen=None: original(self, None)
     )
@@ -287,24 +291,23 @@ class Catch:
 
 #: name in the table: how to plant it.
 PLANTED: dict[str, Callable[[], Any]] = {
-    "deduplication is off": dedup_off,
-    "a late reply is taken for the next one": late_reply_is_taken,
-    "differences ignore the position in the chain": chain_position_is_ignored,
-    "momentum is not restored": momentum_is_not_restored,
+    "a retry is not recognised": dedup_off,
+    "a reply that comes too late: the one before it is taken for it": late_reply_is_taken,
+    "differences are sent whatever the worker's position in the chain": chain_position_is_ignored,
+    "momentum is not restored from a checkpoint": momentum_is_not_restored,
     "the gate ignores staleness": gate_ignores_staleness,
-    "who joins starts at clock 0": joiners_start_at_zero,
-    "the dead stay members": the_dead_stay_members,
+    "who joins starts at clock 0, and the floor falls": joiners_start_at_zero,
+    "no lease ever runs out": the_dead_stay_members,
     "the residual is dropped on joining again": residual_dropped_on_rejoin,
     "a push that is given up is not undone": given_up_and_not_undone,
-    "a refused push is not taken back": refused_and_not_taken_back,
-    "a codec loses a thousandth": codec_loses_mass,
-    "a refused push is applied": refused_push_is_applied,
-    "a range is handed out twice": range_is_handed_out_twice,
-    "a leaver's samples are lost": leavers_samples_are_lost,
-    "a checkpoint lacks its plan": checkpoint_without_its_plan,
-    "servers that missed a change are not told again": missed_changes_are_not_told_again,
-    "the last checkpoint is taken too early": final_checkpoint_comes_too_early,
-    "a checkpoint's plan is ahead of its parameters": plan_is_ahead_of_its_parameters,
+    "a push refused as too old is not taken back": refused_and_not_taken_back,
+    "a codec loses a thousandth of what it drops": codec_loses_mass,
+    "a refused push is applied all the same": refused_push_is_applied,
+    "a range of samples is handed out twice": range_is_handed_out_twice,
+    "a leaver's unvisited samples are lost": leavers_samples_are_lost,
+    "a checkpoint lacks its data plan": checkpoint_without_its_plan,
+    "servers that missed a change of members are not told again": missed_changes_are_not_told_again,
+    "the last checkpoint does not wait for the last pushes": final_checkpoint_comes_too_early,
 }
 
 
@@ -328,16 +331,17 @@ def violations_of(seed: int) -> tuple[Violation, ...]:
 
 
 def main() -> None:
-    """Print the table."""
-    print("| planted bug | invariants violated | seeds needed | what the first violation says |")
-    print("|---|---|---|---|")
+    """Print the table, of all bugs or of those whose name has the first argument in it."""
+    print("| planted bug | invariants violated | seeds needed |")
+    print("|---|---|---|")
     for name, plant in PLANTED.items():
         if len(sys.argv) > 1 and sys.argv[1] not in name:
             continue
         catch = caught(plant)
         seeds = f"> {SEEDS}" if catch.seeds is None else str(catch.seeds)
         invariants = ", ".join(str(invariant) for invariant in catch.invariants) or "none"
-        print(f"| {name} | {invariants} | {seeds} | {catch.says} |", flush=True)
+        print(f"| {name} | {invariants} | {seeds} |", flush=True)
+        print(catch.says, file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -20,12 +20,11 @@ from pathlib import Path
 from simulated_schedules import schedule
 
 from psedge.simulation.command import parse_seeds
-from psedge.simulation.faults.hosts import Hosts
 from psedge.simulation.faults.kinds import Fault
 from psedge.simulation.faults.plan import FaultPlan, load_plan, to_toml
 from psedge.simulation.faults.shrink import shrink
 from psedge.simulation.outcome import Order, Outcome, Progress, Simulate
-from psedge.simulation.placement import server_places, worker_places
+from psedge.simulation.placement import hosts_of
 from psedge.simulation.progress import real_seconds
 from psedge.simulation.run import simulate
 from psedge.simulation.sweep import SeedReport, processes_for, sweep
@@ -117,11 +116,7 @@ def run_range(seeds: range, folder: Path) -> int:
 def run_one(seed: int, plan: Path | None) -> int:
     faults = None
     if plan is not None:
-        cluster = schedule(seed)[0].experiment.cluster
-        hosts = Hosts(
-            tuple(place.name for place in worker_places(cluster)),
-            tuple(place.name for place in server_places(cluster)),
-        )
+        hosts = hosts_of(schedule(seed)[0].experiment.cluster)
         faults = load_plan(plan, hosts).faults
     outcome = replay(seed, faults)
     for event in outcome.events:

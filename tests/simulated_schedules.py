@@ -8,11 +8,10 @@ from typing import Any
 import msgspec
 
 from psedge.config import Experiment
-from psedge.simulation.faults.hosts import Hosts
 from psedge.simulation.faults.plan import FaultPlan
 from psedge.simulation.faults.random_plan import default_random
 from psedge.simulation.outcome import Order
-from psedge.simulation.placement import server_places, worker_places
+from psedge.simulation.placement import hosts_of
 from psedge.simulation.work import ProblemWork
 from psedge.toml_config import load_config
 
@@ -32,10 +31,7 @@ PULL_CODECS = ("identity", "bfloat16", "q8", "q4")
 def schedule(seed: int, fault_factor: float = FAULT_FACTOR) -> tuple[Order, ProblemWork]:
     """The run with this number. fault_factor: 0 for none."""
     experiment = drawn_experiment(random.Random(seed))
-    hosts = Hosts(
-        tuple(place.name for place in worker_places(experiment.cluster)),
-        tuple(place.name for place in server_places(experiment.cluster)),
-    )
+    hosts = hosts_of(experiment.cluster)
     faults = default_random(hosts)
     rates = {
         group: {kind: rate * fault_factor for kind, rate in kinds.items()}

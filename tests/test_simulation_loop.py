@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import random
 import secrets
@@ -72,7 +73,8 @@ def test_waiting_for_what_can_never_happen_is_an_error() -> None:
 def test_what_a_callback_raises_ends_the_run() -> None:
     async def main() -> None:
         asyncio.get_running_loop().call_later(1.0, lambda: 1 // 0)
-        await asyncio.sleep(2.0)
+        while True:
+            await asyncio.sleep(2.0)
 
     with pytest.raises(ZeroDivisionError):
         run_virtual(main())
@@ -159,6 +161,7 @@ def test_clocks_may_be_wrong() -> None:
         lambda: time.monotonic(),
         lambda: time.perf_counter(),
         lambda: time.sleep(0.0),
+        lambda: time.clock_gettime(time.CLOCK_REALTIME),
         lambda: random.random(),
         lambda: random.shuffle([]),
         lambda: np.random.default_rng(),
@@ -172,10 +175,25 @@ def test_clocks_may_be_wrong() -> None:
 )
 def test_nothing_that_differs_from_run_to_run_leaks_in(leak: Callable[[], object]) -> None:
     async def main() -> None:
-        with pytest.raises(LeakError):
+        leak()
+
+    with pytest.raises(LeakError):
+        run_virtual(main())
+
+
+@pytest.mark.parametrize(
+    "leak",
+    [lambda: time.time(), lambda: asyncio.get_running_loop().run_in_executor(None, int)],
+)
+def test_a_leak_ends_the_run_even_if_it_is_taken_for_another_error(
+    leak: Callable[[], object],
+) -> None:
+    async def main() -> None:
+        with contextlib.suppress(Exception):
             leak()
 
-    run_virtual(main())
+    with pytest.raises(LeakError):
+        run_virtual(main())
 
 
 def test_afterwards_all_is_as_before() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import platform
 from pathlib import Path
 
@@ -72,6 +73,7 @@ def _board(root: Path) -> str:
     return raw.decode(errors="replace").strip("\0 \n")
 
 
+@functools.lru_cache(maxsize=1)
 def _processor(root: Path) -> str:
     try:
         lines = (root / "proc/cpuinfo").read_text(errors="replace").splitlines()

@@ -15,14 +15,13 @@ from rich.console import Console
 from psedge.config import Experiment
 from psedge.protocol.errors import ConfigError
 from psedge.simulation.failing import Given
-from psedge.simulation.faults.hosts import Hosts
 from psedge.simulation.faults.plan import FaultPlan, load_plan
 from psedge.simulation.faults.random_plan import default_random
 from psedge.simulation.interrupts import on_interrupt
 from psedge.simulation.many_runs import ManyRuns
 from psedge.simulation.one_run import OneRun
 from psedge.simulation.outcome import LIMIT_SECONDS, Order, Prepare, Simulate
-from psedge.simulation.placement import server_places, worker_places
+from psedge.simulation.placement import hosts_of
 from psedge.toml_config import load_config
 from psedge.worker.device import use_threads
 
@@ -165,11 +164,7 @@ def _plan(path: Path | None, experiment: Experiment) -> FaultPlan | None:
     """The fault plan for the hosts of this experiment. Raises ConfigError."""
     if path is None:
         return None
-    cluster = experiment.cluster
-    hosts = Hosts(
-        tuple(place.name for place in worker_places(cluster)),
-        tuple(place.name for place in server_places(cluster)),
-    )
+    hosts = hosts_of(experiment.cluster)
     if path == Path(RANDOM) and not path.exists():
         return FaultPlan(random=default_random(hosts))
     return load_plan(path, hosts)

@@ -20,8 +20,6 @@ from typing import Any
 
 import numpy as np
 
-from psedge.protocol.errors import PsedgeError
-
 #: Modules, with all that is in them, whose reading of a clock or of chance does no harm: they
 #: show, log, or lay out in memory, and no simulated code sees what they got.
 EXCUSED = (
@@ -35,6 +33,8 @@ EXCUSED = (
 )
 
 _CLOCKS = (
+    "clock_gettime",
+    "clock_gettime_ns",
     "monotonic",
     "monotonic_ns",
     "perf_counter",
@@ -79,13 +79,17 @@ _NUMPY_CHANCE = (
 )
 
 
-class LeakError(PsedgeError):
+class LeakError(RuntimeError):
     """Simulated code reached for something that would make two runs of one seed differ."""
 
 
 @contextlib.contextmanager
 def sealed() -> Iterator[None]:
-    """Within it, clocks, threads and unseeded chance raise LeakError."""
+    """Within it, clocks, threads and unseeded chance raise LeakError.
+
+    So does its end, if what reached for them took that for an error of its own and went on.
+    """
+    leaks: list[LeakError] = []
     with contextlib.ExitStack() as stack:
         for place, names in (
             (time, _CLOCKS),
@@ -97,10 +101,12 @@ def sealed() -> Iterator[None]:
         ):
             for name in names:
                 if hasattr(place, name):
-                    stack.enter_context(_forbidden(place, name))
-        stack.enter_context(_forbidden(threading.Thread, "start"))
-        stack.enter_context(_seeded(np.random, "default_rng"))
+                    stack.enter_context(_forbidden(place, name, leaks))
+        stack.enter_context(_forbidden(threading.Thread, "start", leaks))
+        stack.enter_context(_seeded(np.random, "default_rng", leaks))
         yield
+    if leaks:
+        raise leaks[0]
 
 
 @contextlib.contextmanager
@@ -113,26 +119,33 @@ def _replaced(place: Any, name: str, stand_in: Any) -> Iterator[None]:
         setattr(place, name, original)
 
 
-def _forbidden(place: Any, name: str) -> contextlib.AbstractContextManager[None]:
+def _forbidden(
+    place: Any, name: str, leaks: list[LeakError]
+) -> contextlib.AbstractContextManager[None]:
+    """leaks: receives each error that is raised."""
     original = getattr(place, name)
     title = f"{getattr(place, '__name__', place)}.{name}"
 
     def refuse(*arguments: Any, **keywords: Any) -> Any:
         if _excused():
             return original(*arguments, **keywords)
-        raise LeakError(f"{title} was called in a simulation, whose runs must not differ")
+        leaks.append(LeakError(f"{title} was called in a simulation, whose runs must not differ"))
+        raise leaks[-1]
 
     return _replaced(place, name, refuse)
 
 
-def _seeded(place: Any, name: str) -> contextlib.AbstractContextManager[None]:
+def _seeded(
+    place: Any, name: str, leaks: list[LeakError]
+) -> contextlib.AbstractContextManager[None]:
     """A generator may be made, but only with a seed."""
     original: Callable[..., Any] = getattr(place, name)
     title = f"{place.__name__}.{name}"
 
     def make(*arguments: Any, **keywords: Any) -> Any:
         if not _excused() and (not arguments or arguments[0] is None) and not keywords.get("seed"):
-            raise LeakError(f"{title} was made without a seed in a simulation")
+            leaks.append(LeakError(f"{title} was made without a seed in a simulation"))
+            raise leaks[-1]
         return original(*arguments, **keywords)
 
     return _replaced(place, name, make)

@@ -20,6 +20,7 @@ class Host:
 
     process, task: of the latest start; None before the first. program: what a worker's process
     runs. supervisor: on the first server, once it has one. leaving: it was asked to end.
+    wanted: meanwhile it was asked to start again.
     scheduled_slow, fault_slow: how many times slower it is, by its schedule and by faults.
     """
 
@@ -36,6 +37,7 @@ class Host:
     supervisor: Supervisor | None = None
     off: bool = False
     leaving: bool = False
+    wanted: bool = False
     scheduled_slow: float = 1.0
     fault_slow: float = 1.0
 

@@ -100,6 +100,8 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
     def _run_once(self) -> None:
         """asyncio's own without what waits for sockets: time passes at once."""
+        if self.failure is not None and not self.closing:
+            raise self.failure
         ready, timers = self._ready, self._timers  # type: ignore[attr-defined]
         self._drop_cancelled()
         if not ready and not self._stopping:  # type: ignore[attr-defined]
@@ -141,10 +143,11 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self, executor: Any, func: Callable[..., Any], *args: Any
     ) -> asyncio.Future[Any]:
         """Raises LeakError: a thread ends when it likes, not when virtual time says so."""
-        raise LeakError(
+        self.failure = LeakError(
             f"{getattr(func, '__qualname__', func)} would run in a thread, which the "
             "virtual world has none of"
         )
+        raise self.failure
 
     def _write_to_self(self) -> None:
         """Nobody sleeps in a selector who would have to be woken."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from psedge.config import ClusterConfig, SlowConfig
 from psedge.simulation.devices import DeviceProfile, device_named, link_named
+from psedge.simulation.faults.hosts import Hosts
 from psedge.simulation.network.links import LinkProfile
 
 
@@ -54,6 +55,14 @@ def worker_places(cluster: ClusterConfig) -> tuple[Place, ...]:
                 )
             )
     return tuple(places)
+
+
+def hosts_of(cluster: ClusterConfig) -> Hosts:
+    """The names of all of them, as fault plans use them. Raises ConfigError."""
+    return Hosts(
+        tuple(place.name for place in worker_places(cluster)),
+        tuple(place.name for place in server_places(cluster)),
+    )
 
 
 def _of_the_servers_kind(cluster: ClusterConfig) -> tuple[Place, ...]:

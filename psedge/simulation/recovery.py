@@ -28,19 +28,25 @@ class Recoveries:
         loss anyone's are."""
         self._open.append(_Open(at, node, None if serves else node))
 
-    def pushed(self, at: float, host: str) -> None:
-        """A push of a worker was answered."""
-        if not self._open:
-            return
-        for fault in self._open:
-            if fault.host in (None, host):
-                self._closed.append(Recovery(fault.at, fault.node, _what(fault), at - fault.at))
-        self._open = [fault for fault in self._open if fault.host not in (None, host)]
+    def pushed(self, at: float, host: str, began: float) -> None:
+        """A push of a worker that began some time ago was answered."""
+        back = [fault for fault in self._open if _ends(fault, host, began)]
+        for fault in back:
+            self._closed.append(Recovery(fault.at, fault.node, _what(fault), at - fault.at))
+            self._open.remove(fault)
 
     def all(self) -> tuple[Recovery, ...]:
         """In the order of the faults; without seconds where nothing came back."""
         missing = [Recovery(fault.at, fault.node, _what(fault), None) for fault in self._open]
         return tuple(sorted([*self._closed, *missing], key=lambda one: (one.at, one.node)))
+
+
+def _ends(fault: _Open, host: str, began: float) -> bool:
+    """Whether an answered push shows that what a fault stopped goes on."""
+    if fault.host is None:
+        # The answer to an earlier push may have been on its way when the server was struck.
+        return began >= fault.at
+    return fault.host == host
 
 
 def _what(fault: _Open) -> str:

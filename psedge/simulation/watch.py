@@ -36,8 +36,8 @@ VIOLATIONS_LIMIT = 100
 class Watch:
     """Hands what happens to every checker that wants to hear of it.
 
-    pushed: called with a worker's host after each of its pushes that was answered. applied: called
-    after each push that shard 0 took. snapped: called after the state of shard 0 was taken.
+    now: virtual seconds. pushed: called with a worker's host after each of its pushes that was
+    answered, and with when that push began. applied: called after each push that shard 0 took. snapped: called after the state of shard 0 was taken.
     """
 
     def __init__(
@@ -46,11 +46,12 @@ class Watch:
         checkers: Sequence[type[Checker]],
         *,
         joined: Callable[[str], None],
-        pushed: Callable[[str], None],
+        pushed: Callable[[str, float], None],
         applied: Callable[[], None],
         snapped: Callable[[], None],
     ) -> None:
         self.violations: list[Violation] = []
+        self.now = now
         self.joined, self.pushed, self.applied, self.snapped = joined, pushed, applied, snapped
         self._checkers = [checker(self._report, now) for checker in checkers]
         self._hooks: dict[str, list[Callable[..., None]]] = {}
@@ -133,10 +134,10 @@ class WatchedService(ShardService):
         watch.tell("server_opened", host, self)
 
     async def assign(self, incoming: Incoming) -> Reply:
-        before = {id(hosted.shard) for hosted in self._hosted.values()}
+        before = {hosted.shard for hosted in self._hosted.values()}
         reply = await super().assign(incoming)
         for hosted in self._hosted.values():
-            if id(hosted.shard) not in before:
+            if hosted.shard not in before:
                 began = getattr(hosted.shard, "began", None)
                 self._watch.tell("shard_made", self._host, hosted.shard, began)
         return reply
@@ -202,6 +203,7 @@ def watched_session(watch: Watch, trace: Trace, host: str, hosts: dict[int, str]
 
         async def send(self, push: worker_push.Push) -> ExchangeResult:
             trace.lane(host, "transferring")
+            began = watch.now()
             try:
                 result = await super().send(push)
             except BaseException as error:
@@ -209,7 +211,7 @@ def watched_session(watch: Watch, trace: Trace, host: str, hosts: dict[int, str]
                 raise
             watch.tell("worker_sent", host, self, push, result)
             trace.lane(host, "waiting")
-            watch.pushed(host)
+            watch.pushed(host, began)
             return result
 
         def take(self) -> None:

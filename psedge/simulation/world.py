@@ -20,11 +20,10 @@ from psedge.simulation.checkers.checker import Checker
 from psedge.simulation.clock import VirtualClock
 from psedge.simulation.devices import Device
 from psedge.simulation.disk import VirtualDisk
-from psedge.simulation.faults.hosts import Hosts
 from psedge.simulation.host import Host
 from psedge.simulation.loop import VirtualLoop
 from psedge.simulation.network.network import Network
-from psedge.simulation.placement import Place, server_places, worker_places
+from psedge.simulation.placement import Place, hosts_of, server_places, worker_places
 from psedge.simulation.process import Process
 from psedge.simulation.recovery import Recoveries
 from psedge.simulation.seeds import seed_of
@@ -85,10 +84,8 @@ class World:
             self._add(place, index, serves=True)
         for index, place in enumerate(worker_places(experiment.cluster)):
             self._add(place, index, serves=False)
-        servers = tuple(host.name for host in self.each() if host.serves)
-        workers = tuple(host.name for host in self.each() if not host.serves)
-        self.hosts = Hosts(workers, servers)
-        self.home = Address(url_of(servers[0], DEFAULT_PORT))
+        self.hosts = hosts_of(experiment.cluster)
+        self.home = Address(url_of(self.first.name, DEFAULT_PORT))
 
     def each(self) -> list[Host]:
         """All hosts, the servers first."""
@@ -117,14 +114,21 @@ class World:
                     self._later(slow.until, self._scheduled, host.name, text, self._pace, 1.0)
 
     def start(self, host: str) -> None:
-        """Switch the host on if it is off, and start its process if it has none."""
+        """Switch the host on if it is off, and start its process if it has none.
+
+        Nothing happens once the run is over: nobody would know what to make of another one.
+        """
         found = self._hosts[host]
+        if self.over.is_set():
+            return
         if found.off:
             found.off = False
             self.network.host_revived(host)
         if found.running:
+            found.wanted = found.leaving
             return
         found.starts += 1
+        found.wanted = False
         found.leaving = False
         found.supervisor, found.program = None, None
         found.process = Process(host, found.starts)
@@ -154,13 +158,16 @@ class World:
     def leave(self, host: str) -> None:
         """Ask the process to end in order, as Ctrl-C does."""
         found = self._hosts[host]
+        # Also of one that has ended just now, whom the operator would start again.
+        found.leaving = True
         if not found.running:
             return
-        found.leaving = True
         if found.supervisor is not None:
             found.supervisor.request_stop("stopped by Ctrl-C")
         elif found.program is not None:
             found.program.stop()
+        elif found.serves and found is not self.first:
+            found.task.cancel()
         else:
             self.crash(host)
 
@@ -224,6 +231,10 @@ class World:
         """One process, from its start to its own end; a killed one never comes that far."""
         try:
             await self._program(host)
+        except asyncio.CancelledError:
+            if not host.leaving:
+                raise
+            self.trace.record("exit", host.name)
         except PsedgeError as error:
             self.trace.record("exit", host.name, str(error), notable=True)
         except Exception as error:
@@ -247,6 +258,8 @@ class World:
     def _look_after(self, host: Host) -> None:
         """What the operator does about a process that has ended by itself."""
         if host.leaving and host is not self.first:
+            if host.wanted:
+                self._later(self._loop.time(), self.start, host.name)
             return
         if host is not self.first:
             if not self.over.is_set():
@@ -262,6 +275,8 @@ class World:
 
     def _resume(self) -> None:
         """Start the first server again, which goes on from its last checkpoint."""
+        if self.first.off or self.first.running:
+            return
         self.trace.record("operator", self.first.name, "resumes the run", notable=True)
         self.start(self.first.name)
 
@@ -284,8 +299,8 @@ class World:
         self.event(f"join {host}")
         self.event("training")
 
-    def _pushed(self, host: str) -> None:
-        self.recoveries.pushed(self._loop.time(), host)
+    def _pushed(self, host: str, began: float) -> None:
+        self.recoveries.pushed(self._loop.time(), host, began)
 
     def _applied(self) -> None:
         self._count("push")

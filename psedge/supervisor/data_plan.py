@@ -10,7 +10,7 @@ from __future__ import annotations
 import msgspec
 
 from psedge.protocol.errors import ConfigError, DataError
-from psedge.supervisor.data_pool import Pool, PoolState
+from psedge.supervisor.data_pool import Pool, PoolState, Seen
 
 _SHARED = ""
 
@@ -41,6 +41,7 @@ class DataPlan:
         self.limit = state.limit
         self._pools = {pool.name: Pool(pool) for pool in state.pools}
         self._pool_of: dict[int, str] = {}
+        self._remembers = False
 
     @classmethod
     def shared(cls, samples: int, total: int) -> DataPlan:
@@ -109,6 +110,7 @@ class DataPlan:
             cursor = cursor if end is None else min(cursor, end)
             state = PoolState(name, samples, end, cursor=cursor, visited=old.visited)
         self._pools[name] = Pool(state)
+        self._pools[name].remember(self._remembers)
 
     def claim(self, worker: int, incarnation: int, samples: int) -> Range | None:
         """Hand out up to `samples` positions, all of one epoch, to a member.
@@ -200,8 +202,18 @@ class DataPlan:
         unclaimed = sum(pool.unclaimed or 0 for pool in needed)
         return bool(self._pools) and unclaimed + self._outstanding_of_all() == 0
 
-    def export(self) -> PlanState:
-        pools = tuple(pool.export() for pool in self._pools.values())
+    def remember(self, on: bool) -> None:
+        """Whether to remember what is consumed from now on, so that `export` can go back."""
+        self._remembers = on
+        for pool in self._pools.values():
+            pool.remember(on)
+
+    def export(self, seen: Seen | None = None) -> PlanState:
+        """seen: samples by worker and incarnation; the plan is then as it was with these.
+
+        That must be after the latest `remember`. None: as it is.
+        """
+        pools = tuple(pool.export(seen) for pool in self._pools.values())
         return PlanState(self.placement, pools, self.epochs, self.limit)
 
     def check_invariants(self) -> None:

@@ -10,11 +10,14 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import msgspec
 
 Span = tuple[int, int]
+#: Samples that a worker has pushed under an incarnation.
+Seen = Mapping[tuple[int, int], int]
 
 
 class PoolState(msgspec.Struct, frozen=True):
@@ -46,6 +49,16 @@ class Account:
         return sum(stop - start for start, stop in self.held)
 
 
+@dataclass(frozen=True, slots=True)
+class _Settled:
+    """Positions that were consumed, and how many samples their worker had pushed before them."""
+
+    worker: int
+    incarnation: int
+    before: int
+    span: Span
+
+
 class Pool:
     """See the module. Every span is (start, stop), start < stop."""
 
@@ -59,6 +72,8 @@ class Pool:
         self.accounts: dict[int, Account] = {}
         #: Positions that workers hold.
         self.outstanding = 0
+        #: What was consumed since `remember`; None remembers nothing.
+        self._settled: list[_Settled] | None = None
 
     @property
     def unclaimed(self) -> int | None:
@@ -96,13 +111,17 @@ class Pool:
             return 0
         fresh = min(samples_seen - account.seen, account.held_samples)
         left = max(fresh, 0)
-        account.seen = max(account.seen, samples_seen)
+        before, account.seen = account.seen, max(account.seen, samples_seen)
         self.visited += left
         self.outstanding -= left
         while left:
             start, stop = account.held.popleft()
             done = min(left, stop - start)
             left -= done
+            if self._settled is not None:
+                span = (start, start + done)
+                self._settled.append(_Settled(worker, account.incarnation, before, span))
+            before += done
             if start + done < stop:
                 account.held.appendleft((start + done, stop))
         return max(fresh, 0)
@@ -118,16 +137,33 @@ class Pool:
         self.outstanding -= account.held_samples
         return account.held_samples
 
-    def export(self) -> PoolState:
+    def remember(self, on: bool) -> None:
+        """Whether to remember what is consumed from now on, so that `export` can go back."""
+        self._settled = [] if on else None
+
+    def export(self, seen: Seen | None = None) -> PoolState:
+        """seen: as of the moment when workers had pushed so much, which was after `remember`."""
         held = [span for account in self.accounts.values() for span in account.held]
+        undone = [] if seen is None else self._later_than(seen)
         return PoolState(
             name=self.name,
             samples=self.samples,
             end=self.end,
             cursor=self.cursor,
-            returned=tuple(joined([*self._returned, *held])),
-            visited=self.visited,
+            returned=tuple(joined([*self._returned, *held, *undone])),
+            visited=self.visited - sum(stop - start for start, stop in undone),
         )
+
+    def _later_than(self, seen: Seen) -> list[Span]:
+        """What was consumed by samples that workers had not pushed by then."""
+        later = []
+        for one in self._settled or ():
+            start, stop = one.span
+            known = seen.get((one.worker, one.incarnation), 0) - one.before
+            start += min(max(known, 0), stop - start)
+            if start < stop:
+                later.append((start, stop))
+        return later
 
     def check_invariants(self) -> None:
         """Raises AssertionError unless every position up to `cursor` is in one place only."""

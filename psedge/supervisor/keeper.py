@@ -13,6 +13,7 @@ from psedge.protocol.ports import Clock
 from psedge.protocol.status import Evaluation, Status
 from psedge.protocol.version import __version__
 from psedge.supervisor.checkpoint import CheckpointMeta, CheckpointStore
+from psedge.supervisor.data_plan import DataPlan, PlanState
 from psedge.supervisor.model_state import ModelState
 from psedge.supervisor.recorder import EvaluationRow, NoteRow, ProgressRow, Recorder, Result
 from psedge.supervisor.run_state import RunState
@@ -36,6 +37,8 @@ class Keeper:
         self.best_accuracy: float | None = None
         #: As the shards held it when it was last gathered.
         self.model: ModelState | None = None
+        #: The data plan as it was then.
+        self._plan: PlanState | None = None
         self._setup = setup
         self._recorder = recorder
         self._store = store
@@ -183,26 +186,31 @@ class Keeper:
 
     async def _gather(self, state: RunState) -> ModelState:
         assert state.model is not None
-        found = await state.fleet.states()
+        if state.plan is not None:
+            state.plan.remember(True)
+        try:
+            found = await state.fleet.states()
+        except TrainingError:
+            if state.plan is not None:
+                state.plan.remember(False)
+            raise
         vectors = join_arrays(
             [order.assignment for order, _ in found], [arrays for _, arrays in found]
         )
         states = tuple(order.state for order, _ in found if order.state is not None)
         self.model = state.model.with_vectors(vectors, states)
+        if state.plan is not None:
+            self._plan = _plan_of(state.plan, self.model)
         return self.model
 
     def _meta(self, state: RunState, model: ModelState) -> CheckpointMeta:
-        if state.plan is not None:
-            # The plan is brought up to the very pushes that the saved parameters contain.
-            for progress in model.shard_states[0].workers:
-                state.plan.consumed(progress.worker, progress.samples, progress.incarnation)
         return CheckpointMeta(
             psedge=__version__,
             run=state.setup.run,
             samples=model.samples_seen(),
             layout=model.layout,
             version=max(shard.version for shard in model.shard_states),
-            plan=state.plan.export() if state.plan is not None else None,
+            plan=self._plan,
             members=state.membership.export(),
             settings=model.settings,
             groups=model.groups,
@@ -274,3 +282,18 @@ class Keeper:
             psedge=__version__,
             worker_rows=status.workers,
         )
+
+
+def _plan_of(plan: DataPlan, model: ModelState) -> PlanState:
+    """The plan with the very pushes that the gathered parameters contain.
+
+    Some of them it may not have heard of yet. Others came after the first shard's part, while those
+    of slower servers were on their way; whoever resumes has not trained on their samples.
+    """
+    workers = model.shard_states[0].workers
+    for progress in workers:
+        plan.consumed(progress.worker, progress.samples, progress.incarnation)
+    seen = {(progress.worker, progress.incarnation): progress.samples for progress in workers}
+    state = plan.export(seen)
+    plan.remember(False)
+    return state

@@ -131,9 +131,9 @@ class Supervisor:
         """The model as of the last checkpoint; at the end of a run, the trained one."""
         return self._keeper.model or self.state.model
 
-    def current_status(self) -> Status:
-        """The run as people see it."""
-        return status_of(self.state, self._keeper, self._clock.now())
+    def current_status(self, *, rows: bool = True) -> Status:
+        """The run as people see it. rows: with one for each worker."""
+        return status_of(self.state, self._keeper, self._clock.now(), rows=rows)
 
     def request_stop(self, reason: str, *, failed: bool = False) -> None:
         """End the run in order; `run()` does the rest. failed: nobody wished it."""
@@ -178,6 +178,7 @@ class Supervisor:
             return
         self._roster.count_visited()
         if state.plan is not None and state.plan.finished:
+            await self._wait_for_last_pushes()
             await self._roster.broadcast()
             unsaved = await self._keep_last(evaluate=True)
             await self._end("failed" if unsaved else "finished", unsaved)
@@ -195,6 +196,20 @@ class Supervisor:
                     "last checkpoint with --resume"
                 )
                 await self._end("failed", reason)
+
+    async def _wait_for_last_pushes(self) -> None:
+        """What shard 0 has counted may still be on its way to other shards.
+
+        A worker asks for data again once all shards have its push, and is then idle; one that is
+        lost on the way has a lease.
+        """
+        state = self.state
+        deadline = self._clock.now() + state.lease_seconds
+        while self._clock.now() < deadline and state.stop_reason is None:
+            if all(entry.state == "idle" for entry in state.membership.live()):
+                return
+            await until(self._roster.changed, 0.2)
+            await self._roster.expire()
 
     async def _wait_for_workers_to_leave(self) -> None:
         deadline = self._clock.now() + FAREWELL_SECONDS

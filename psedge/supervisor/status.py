@@ -11,8 +11,11 @@ from psedge.supervisor.membership import WorkerEntry
 from psedge.supervisor.run_state import RunState
 
 
-def status_of(state: RunState, keeper: Keeper, now: float) -> Status:
-    """Everything a person wants to know about a run at time `now`."""
+def status_of(state: RunState, keeper: Keeper, now: float, *, rows: bool = True) -> Status:
+    """Everything a person wants to know about a run at time `now`.
+
+    rows: with one for each worker, which takes as long as there are many.
+    """
     figures = state.figures()
     config = state.experiment
     per_epoch = state.samples_per_epoch()
@@ -47,7 +50,7 @@ def status_of(state: RunState, keeper: Keeper, now: float) -> Status:
         bytes_pulled=figures.bytes_pulled,
         workers=tuple(
             _worker_status(entry, progress.of(entry.worker, entry.incarnation))
-            for entry in state.membership.entries()
+            for entry in (state.membership.entries() if rows else ())
         ),
         servers=state.fleet.statuses(),
         notes=tuple(state.notes),

@@ -1,0 +1,141 @@
+"""A virtual world as a whole: hosts come and go, devices take their time, the figures add up."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from typing import Any
+
+import pytest
+
+from psedge.simulation.faults.kinds import Crash, Fault, Freeze, PowerCut, Slow
+from psedge.simulation.faults.plan import FaultPlan
+from psedge.simulation.outcome import Order, Outcome
+from psedge.simulation.run import simulate
+from psedge.simulation.work import ProblemWork
+from psedge.toml_config import load_config
+
+SAMPLES = 256
+
+
+def order_of(*faults: Fault, devices: list[dict[str, Any]] | None = None, **cluster: Any) -> Order:
+    experiment = load_config(
+        {
+            "name": "kitchen",
+            "model": {"factory": "mlp"},
+            "data": {"dataset": "npz", "path": "problem.npz", "batch_size": 8},
+            "optimizer": {"lr": 0.05},
+            "schedule": {"length": 4},
+            "sync": {"mode": "asp"},
+            "checkpoint": {"every_seconds": 5},
+            "cluster": {
+                "servers": 2,
+                "lease_seconds": 5,
+                "devices": devices or [{"profile": "raspberry-pi-4b", "name": "pi", "count": 2}],
+                **cluster,
+            },
+        }
+    )
+    return Order(experiment, seed=1, plan=FaultPlan(faults), limit_seconds=600.0)
+
+
+def done(order: Order) -> Outcome:
+    return simulate(order, work=ProblemWork(order.experiment, samples=SAMPLES))
+
+
+def run(*faults: Fault, **options: Any) -> Outcome:
+    return done(order_of(*faults, **options))
+
+
+def computing_seconds(outcome: Outcome, host: str) -> float:
+    lane = [*outcome.lanes[host], (outcome.virtual_seconds, "away")]
+    pairs = itertools.pairwise(lane)
+    return sum(end - start for (start, state), (end, _) in pairs if state == "computing")
+
+
+def test_a_quiet_run_visits_every_sample_of_every_epoch() -> None:
+    outcome = run()
+    assert outcome.result is not None
+    assert (outcome.phase, outcome.violations) == ("finished", ())
+    assert outcome.result.samples_applied == 4 * SAMPLES
+    assert outcome.profiles == {
+        "server-0": "pc", "server-1": "pc", "pi-1": "raspberry-pi-4b", "pi-2": "raspberry-pi-4b",
+    }  # fmt: skip
+
+
+def test_devices_compute_as_long_as_their_profile_says() -> None:
+    outcome = run(devices=[{"profile": "raspberry-pi-4b", "name": "pi"}])
+    pushes = 4 * SAMPLES // 8
+    alone = pushes * (0.04 + 8 / 24.0)
+    # Codecs and the exchange itself take some processor time besides.
+    assert alone < computing_seconds(outcome, "pi-1") < 1.1 * alone
+
+
+def test_a_schedule_and_a_fault_slow_a_device_together() -> None:
+    slows = [{"at": 0.0, "factor": 2.0}]
+    plain = run(devices=[{"profile": "raspberry-pi-4b", "name": "pi"}])
+    slow = run(
+        Slow(on="pi-1", at=0.0, factor=3.0),
+        devices=[{"profile": "raspberry-pi-4b", "name": "pi", "slows": slows}],
+    )
+    ratio = computing_seconds(slow, "pi-1") / computing_seconds(plain, "pi-1")
+    assert ratio == pytest.approx(6.0, rel=0.05)
+
+
+def test_a_late_joiner_and_a_leaver_follow_their_schedules() -> None:
+    outcome = run(
+        devices=[
+            {"profile": "raspberry-pi-4b", "name": "pi"},
+            {"profile": "raspberry-pi-4b", "name": "late", "joins_at": 10.0},
+            {"profile": "raspberry-pi-4b", "name": "early", "leaves_at": 5.0},
+        ],
+        wait_seconds=1.0,
+    )
+    assert outcome.phase == "finished"
+    assert min(at for at, state in outcome.lanes["late-1"] if state == "computing") >= 10.0
+    assert max(at for at, state in outcome.lanes["early-1"] if state == "computing") < 6.0
+    assert outcome.violations == ()
+
+
+def test_a_crashed_worker_comes_back_and_its_recovery_is_measured() -> None:
+    outcome = run(Crash(on="pi-2", at=8.0, restart_after=4.0))
+    assert outcome.phase == "finished"
+    assert outcome.violations == ()
+    (recovery,) = outcome.recoveries
+    assert (recovery.node, recovery.at, recovery.what) == ("pi-2", 8.0, "pushes of pi-2")
+    assert recovery.seconds is not None
+    assert 4.0 < recovery.seconds < 15.0
+
+
+def test_a_run_whose_first_server_loses_power_goes_on_from_its_checkpoint() -> None:
+    outcome = run(PowerCut(on="server-0", at=14.0, restart_after=3.0))
+    assert outcome.phase == "finished"
+    assert outcome.violations == ()
+    assert outcome.result is not None
+    assert outcome.result.resumed_from_samples
+    assert any("continuing after" in event.text for event in outcome.events)
+
+
+def test_the_operator_resumes_a_run_that_failed_for_want_of_a_shard() -> None:
+    outcome = run(Crash(on="server-1", at=14.0, restart_after=1.0))
+    assert outcome.phase == "finished"
+    assert outcome.violations == ()
+    assert any(event.kind == "operator" for event in outcome.events)
+
+
+def test_a_frozen_worker_is_taken_for_dead_and_joins_again() -> None:
+    outcome = run(Freeze(on="pi-1", at=8.0, seconds=12.0))
+    assert outcome.phase == "finished"
+    assert outcome.violations == ()
+    assert any("taken for dead" in event.text for event in outcome.events)
+
+
+def test_without_checkers_and_lanes_a_run_is_the_same() -> None:
+    order = order_of(Crash(on="pi-2", at=8.0, restart_after=4.0))
+    unwatched = dataclasses.replace(order, checkers=False, lanes=False)
+    assert done(unwatched).digest == done(order).digest
+
+
+def test_a_run_that_is_not_over_in_time_is_cut() -> None:
+    outcome = run(Crash(on="workers", at=1.0))
+    assert (outcome.phase, outcome.virtual_seconds) == ("cut", 600.0)
