@@ -16,7 +16,7 @@ import msgspec
 
 from psedge.protocol.errors import FrameError
 
-WIRE_VERSION = 2
+WIRE_VERSION = 3
 MAGIC = b"PSEG"
 
 #: magic, wire version, kind, flags, shard, worker, incarnation, sequence, version, clock, samples,

@@ -115,9 +115,7 @@ def train(
     title = f"{_short(model_config.factory)} on {_short(source.name)}"
     median = float(np.median(seconds))
     sample, _ = source.batch(np.zeros(1, np.int64), None)
-    return Gradients(
-        state.layout, binding.parameters, list(vectors), median, steps, title, sample
-    )
+    return Gradients(state.layout, binding.parameters, list(vectors), median, steps, title, sample)
 
 
 def _short(reference: str) -> str:

@@ -59,7 +59,8 @@ class Machine:
 
     compute: where its model computes, one call at a time. load: where its batches are made.
     use_threads: how many threads torch may compute with, None for its own choice.
-    costs: what codecs cost here; None measures it by the clock.
+    costs: what codecs cost here; None measures it by the clock. name: of the machine in words,
+    empty to find it out.
     """
 
     transport: Transport
@@ -69,6 +70,7 @@ class Machine:
     load: Compute
     use_threads: Callable[[int | None], None]
     costs: Measure | None = None
+    name: str = ""
 
 
 @contextlib.contextmanager
@@ -228,10 +230,10 @@ class Worker:
         )
         await compute(trainer.probe)
         self.session = session
-        await self._train(session, trainer, experiment, machine.clock)
+        await self._train(session, trainer, experiment, machine)
 
     async def _train(
-        self, session: Session, trainer: Trainer, experiment: Experiment, clock: Clock
+        self, session: Session, trainer: Trainer, experiment: Experiment, machine: Machine
     ) -> None:
         try:
             started = await self._unless_stopped(_started(session, experiment))
@@ -243,8 +245,8 @@ class Worker:
             await session.leave()
             self._notify("stopped on this machine")
             return
-        self._notify(f"{session.joined.name} trains on {describe(self._device)}")
-        telling = asyncio.ensure_future(self._tell(session, clock))
+        self._notify(f"{session.joined.name} trains on {machine.name or describe(self._device)}")
+        telling = asyncio.ensure_future(self._tell(session, machine.clock))
         try:
             await trainer.run()
         finally:
@@ -285,7 +287,7 @@ class Worker:
         local = plan.data.placement == "local"
         identity = Identity(
             name=self._name,
-            device=describe(self._device),
+            device=machine.name or describe(self._device),
             incarnation=machine.random_bits(62),
             loader=True,
             local_samples=len(parts.source) if local else None,

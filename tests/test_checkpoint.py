@@ -167,6 +167,19 @@ def test_a_damaged_one_falls_back_to_the_older_and_says_so(
         assert name in notes[0]
 
 
+def test_a_figure_that_rotted_into_another_is_noticed(tmp_path: Path) -> None:
+    notes: list[str] = []
+    store = CheckpointStore(Disk(tmp_path), 3, notes.append)
+    _save(store, 5, 10)
+    place = tmp_path / "checkpoints" / "000000000010" / "checkpoint.json"
+    content = place.read_bytes()
+    place.write_bytes(content.replace(b'"samples": 10', b'"samples": 18', 1))
+    found = asyncio.run(store.latest())
+    assert found is not None
+    assert found.meta.samples == 5
+    assert "has changed since it was written" in notes[0]
+
+
 def test_a_full_disk_is_said_once_and_leaves_older_checkpoints(tmp_path: Path) -> None:
     notes: list[str] = []
     disk = FullDisk(tmp_path)

@@ -9,9 +9,16 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 ROOMS = ("server", "worker", "compression", "protocol")
+#: What the virtual world runs, and what it reads and shows like a real run.
+SIMULATED = {
+    "bench_gradients", "config", "config_types", "export", "first_server", "hosting",
+    "own_packages", "plot", "prepare", "run_folder", "supervisor", "terminal", "toml_config",
+    "toml_text", "work",
+}  # fmt: skip
 #: What each floor may import of psedge. Of the roof, the supervisor knows only itself and the
 #: experiment that it reads and writes down.
 BELOW = {
+    "psedge/simulation": {*ROOMS, *SIMULATED, "simulation"},
     "psedge/supervisor": {*ROOMS, "supervisor", "config", "toml_text"} - {"worker"},
     "server": {"server", "compression", "protocol"},
     "worker": {"worker", "compression", "protocol"},
@@ -20,7 +27,8 @@ BELOW = {
 }
 #: Floors that know only NumPy, so that a server starts in a second on a small machine.
 WITHOUT_TORCH = ("server", "compression", "protocol")
-#: Modules with sockets, files and timers. All others on their floor are cores.
+#: Modules with sockets, files and timers, or that are handed a seeded source of chance. All others
+#: on their floor are cores.
 SHELLS = {
     "server": {"node.py", "service.py"},
     "protocol": {
@@ -28,13 +36,27 @@ SHELLS = {
         "system_clock.py",
     },
     "compression": set[str](),
+    "psedge/simulation/checkers": set[str](),
+    "psedge/simulation/faults": {"draw.py", "inject.py", "plan.py"},
+    "psedge/simulation/network": {"exchange.py", "network.py", "serving.py", "transport.py"},
 }  # fmt: skip
 #: Cores on floors where most modules are shells.
 FURTHER_CORES = (
     "psedge/supervisor/data_plan.py",
     "psedge/supervisor/data_pool.py",
     "psedge/supervisor/membership.py",
+    "psedge/supervisor/progress_table.py",
     "psedge/supervisor/shard_map.py",
+    "psedge/device_checks.py",
+    "psedge/simulation/device_costs.py",
+    "psedge/simulation/devices.py",
+    "psedge/simulation/file_system.py",
+    "psedge/simulation/lanes.py",
+    "psedge/simulation/placement.py",
+    "psedge/simulation/recovery.py",
+    "psedge/simulation/report.py",
+    "psedge/simulation/timeline.py",
+    "psedge/simulation/trace.py",
     "worker/datasets/order.py",
 )
 #: A core takes these as arguments.
@@ -45,7 +67,12 @@ DOORS = {
     "protocol/aiohttp_server.py": {"aiohttp", "socket"},
     "protocol/aiohttp_transport.py": {"aiohttp", "socket"},
     "protocol/system_clock.py": {"time"},
+    # One keeps the clock from simulated code, the other says how long a simulation takes.
+    "psedge/simulation/guard.py": {"time"},
+    "psedge/simulation/progress.py": {"time"},
 }
+#: Of the roof, who knows the virtual world: a config names devices and links that it defines.
+KNOW_SIMULATION = {"psedge/device_checks.py", "psedge/commands/simulate.py"}
 LONGEST_FILE_LINES = 400
 
 
@@ -54,7 +81,8 @@ def sources(*folders: str) -> list[Path]:
 
 
 def roof() -> list[Path]:
-    return sorted((ROOT / "psedge").glob("*.py")) + sources("psedge/supervisor")
+    floors = ("commands", "simulation", "supervisor", "terminal")
+    return sorted((ROOT / "psedge").glob("*.py")) + sources(*(f"psedge/{name}" for name in floors))
 
 
 def cores() -> list[Path]:
@@ -112,7 +140,17 @@ def test_imports_run_downward(floor: str) -> None:
 def test_the_command_line_is_the_top() -> None:
     for path in roof():
         known = floors(path.read_text())
-        assert "cli" not in known or path.name == "__main__.py", f"{name_of(path)} imports the cli"
+        name = name_of(path)
+        assert "cli" not in known or path.name == "__main__.py", f"{name} imports the cli"
+        above = path.name == "cli.py" or path.parent.name == "commands"
+        assert "commands" not in known or above, f"{name} imports the commands"
+
+
+def test_real_runs_do_not_know_the_virtual_world() -> None:
+    for path in roof():
+        name = name_of(path)
+        if "simulation" in floors(path.read_text()) and not name.startswith("psedge/simulation/"):
+            assert name in KNOW_SIMULATION, f"{name} imports psedge.simulation"
 
 
 @pytest.mark.parametrize("floor", WITHOUT_TORCH)
@@ -135,9 +173,10 @@ def test_every_shell_that_is_excused_exists() -> None:
 
 
 def test_time_and_network_are_reached_through_the_ports() -> None:
-    for path in sources(*ROOMS, "psedge/supervisor"):
+    # What `datetime` tells cannot be kept from simulated code, so nothing that is simulated asks.
+    for path in sources(*ROOMS, "psedge/supervisor", "psedge/simulation"):
         name = name_of(path)
-        wrong = top_level(path.read_text()) & {"aiohttp", "socket", "time"}
+        wrong = top_level(path.read_text()) & {"aiohttp", "datetime", "socket", "time"}
         wrong -= DOORS.get(name, set())
         assert not wrong, f"{name} imports {min(wrong)}: use protocol/ports.py"
 

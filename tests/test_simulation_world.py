@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from psedge.simulation.faults.kinds import Crash, Fault, Freeze, PowerCut, Slow
+from psedge.simulation.faults.kinds import Crash, Fault, Freeze, Join, Leave, PowerCut, Slow
 from psedge.simulation.faults.plan import FaultPlan
 from psedge.simulation.outcome import Order, Outcome
+from psedge.simulation.recovery import Recoveries
 from psedge.simulation.run import simulate
 from psedge.simulation.work import ProblemWork
 from psedge.toml_config import load_config
@@ -139,3 +140,46 @@ def test_without_checkers_and_lanes_a_run_is_the_same() -> None:
 def test_a_run_that_is_not_over_in_time_is_cut() -> None:
     outcome = run(Crash(on="workers", at=1.0))
     assert (outcome.phase, outcome.virtual_seconds) == ("cut", 600.0)
+
+
+def test_a_server_that_leaves_in_order_is_no_crash() -> None:
+    outcome = run(Leave(on="server-1", at=10.0, restart_after=6.0))
+    assert (outcome.phase, outcome.violations) == ("finished", ())
+    assert outcome.recoveries == ()
+    assert all(state != "dead" for _, state in outcome.lanes["server-1"])
+    assert any(event.kind == "operator" for event in outcome.events)
+
+
+def test_nothing_is_started_once_the_run_is_over() -> None:
+    """The supervisor that a late fault would start has nothing to say of the run that ended."""
+    outcome = run(
+        Leave(on="supervisor", at=10.0),
+        Freeze(on="pi-1", at=9.0, seconds=30.0),
+        Join(on="supervisor", at=16.0),
+    )
+    assert outcome.phase == "stopped"
+    assert outcome.virtual_seconds > 16.0
+
+
+def test_the_operator_leaves_a_machine_without_power_alone() -> None:
+    """The first server is cut off in the seconds after which it would have resumed the run."""
+    loss = Crash(on="server-1", at=10.0, restart_after=1.0)
+    failed = next(event.at for event in run(loss).events if event.kind == "operator") - 5.0
+    outcome = run(loss, PowerCut(on="server-0", at=failed + 2.0, restart_after=20.0))
+    assert (outcome.phase, outcome.violations) == ("finished", ())
+    assert not any(event.kind == "operator" for event in outcome.events)
+    assert [event.at for event in outcome.events if "continuing after" in event.text] == [
+        pytest.approx(failed + 22.0, abs=1.0)
+    ]
+
+
+def test_training_is_back_with_a_push_that_began_after_its_server_was_struck() -> None:
+    recoveries = Recoveries()
+    recoveries.struck(10.0, "server-0", serves=True)
+    recoveries.struck(10.5, "pi-2", serves=False)
+    recoveries.pushed(10.01, "pi-1", 9.9)
+    recoveries.pushed(12.0, "pi-2", 10.2)
+    recoveries.struck(13.0, "pi-1", serves=False)
+    assert [(one.what, one.seconds) for one in recoveries.all()] == [
+        ("training", 2.0), ("pushes of pi-2", 1.5), ("pushes of pi-1", None),
+    ]  # fmt: skip

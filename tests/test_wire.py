@@ -112,7 +112,7 @@ def test_a_field_out_of_range_is_a_frame_error(change):
 def test_another_wire_version_is_named(monkeypatch):
     frame = encode_header(FRAMES["frame-pull.bin"])
     monkeypatch.setattr(wire, "WIRE_VERSION", 9)
-    with pytest.raises(FrameError, match="speaks wire version 2, this psedge speaks 9"):
+    with pytest.raises(FrameError, match="speaks wire version 3, this psedge speaks 9"):
         decode_header(frame)
 
 

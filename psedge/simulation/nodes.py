@@ -121,6 +121,7 @@ async def worker(world: World, host: Host) -> None:
         processor.load,
         lambda threads: None,
         costs=host.device.speeds,
+        name=host.place.profile.name,
     )
     await program.run(machine)
 

@@ -36,8 +36,9 @@ VIOLATIONS_LIMIT = 100
 class Watch:
     """Hands what happens to every checker that wants to hear of it.
 
-    now: virtual seconds. pushed: called with a worker's host after each of its pushes that was
-    answered, and with when that push began. applied: called after each push that shard 0 took. snapped: called after the state of shard 0 was taken.
+    now: virtual seconds. joined: called with the host of a worker that was admitted. pushed: with
+    a worker's host after each of its pushes that was answered, and with when that push began.
+    applied: after each push that shard 0 took. snapped: after the state of shard 0 was taken.
     """
 
     def __init__(

@@ -41,7 +41,8 @@ class CheckpointMeta(msgspec.Struct, frozen=True, kw_only=True):
     samples: visited when it was taken. version: the largest of the shards.
     settings, groups: the optimizer as it was resolved; groups has an index per parameter tensor.
     figures: what the run's record goes on from, such as seconds and the best accuracy.
-    files: SHA-256 of each other file in the folder; the store fills it in.
+    files: SHA-256 of each other file in the folder; digest: of this file with the digest left
+    empty. The store fills both in.
     """
 
     psedge: str
@@ -56,6 +57,7 @@ class CheckpointMeta(msgspec.Struct, frozen=True, kw_only=True):
     members: MembershipState | None = None
     figures: dict[str, Any] = {}
     files: dict[str, str] = {}
+    digest: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +139,7 @@ class CheckpointStore:
             await self._storage.write_atomic(f"{folder}/{name}", parts)
         digests = {name: _digest(parts) for name, parts in files.items()}
         whole = msgspec.structs.replace(meta, files=digests)
-        text = msgspec.json.format(msgspec.json.encode(whole), indent=1)
+        text = _meta_text(msgspec.structs.replace(whole, digest=_digest([_meta_text(whole)])))
         await self._storage.write_atomic(f"{folder}/{META_FILE}", [text])
 
     async def _prune(self, newest: str) -> None:
@@ -164,10 +166,14 @@ class CheckpointStore:
             return None
         try:
             content = await self._storage.read(f"{folder}/{META_FILE}")
-            return msgspec.json.decode(content, type=CheckpointMeta)
+            meta = msgspec.json.decode(content, type=CheckpointMeta)
         except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
             self._damaged(folder, f"{META_FILE}: {error}")
             return None
+        if meta.digest and _digest([content.replace(meta.digest.encode(), b"", 1)]) != meta.digest:
+            self._damaged(folder, f"{META_FILE} has changed since it was written")
+            return None
+        return meta
 
     async def _content(self, folder: str, name: str, meta: CheckpointMeta | None) -> bytes | None:
         """A file of a checkpoint, or None if it is not what `meta` says."""
@@ -185,6 +191,10 @@ class CheckpointStore:
 
     def _damaged(self, folder: str, why: str) -> None:
         self._notify(f"the checkpoint {folder} is damaged and passed over ({why})")
+
+
+def _meta_text(meta: CheckpointMeta) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(meta), indent=1)
 
 
 def _digest(parts: Sequence[Buffer]) -> str:
