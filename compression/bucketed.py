@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -25,6 +26,7 @@ Rounding = Literal["nearest", "stochastic"]
 #: The first bfloat16 that is infinite or NaN, and the first with a sign.
 _INFINITE = 0x7F80
 _SIGNED = 0x8000
+_BITS, _FLOAT = struct.Struct("<I"), struct.Struct("<f")
 
 
 class KernelCodec(NoParameters):
@@ -75,7 +77,7 @@ class KernelCodec(NoParameters):
             raise FrameError(f"a {self.name} payload has a negative scale")
         if largest >= _INFINITE:
             return False
-        scale = float(np.array([largest << 16], np.uint32).view(np.float32)[0])
+        scale: float = _FLOAT.unpack(_BITS.pack(largest << 16))[0]
         return scale * LEVELS[self.id] <= limit
 
     def decode(self, payload: Bytes, piece: Slice, out: Float32Array) -> None:

@@ -7,6 +7,7 @@ it the tail: biases, norms and whatever else has one dimension, as little-endian
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 
@@ -20,6 +21,11 @@ from psedge.protocol.errors import FrameError
 from psedge.protocol.layout import Slice, TensorSlice
 from psedge.protocol.ports import Buffer
 
+Key = TypeVar("Key")
+
+#: Most coders that are kept of one slice: what peers name must not fill the memory.
+KEPT_CODERS = 32
+
 _TAIL = Identity()
 
 
@@ -30,12 +36,11 @@ class Coder:
         self.codec = codec
         self.lossless = lossless
         self.piece = piece
+        #: Elements that the codec sees.
+        self.coded = piece.coded
+        #: Of the codec and of the lossless stage.
+        self.coding: Coding = (codec.name, lossless.name)
         self._tail = _plain(piece, piece.coded)
-
-    @property
-    def coding(self) -> Coding:
-        """Of the codec and of the lossless stage."""
-        return self.codec.name, self.lossless.name
 
     @property
     def payload_limit(self) -> int:
@@ -52,7 +57,7 @@ class Coder:
 
         The parts may share memory with `values` and must be sent before they change. See `Codec`.
         """
-        coded = self.piece.coded
+        coded = self.coded
         if coded == 0:
             return _TAIL.encode(values, residual, self._tail, state)
         body = self.codec.encode(
@@ -72,7 +77,7 @@ class Coder:
 
         The parts share no memory with `target`.
         """
-        coded = self.piece.coded
+        coded = self.coded
         parts: Sequence[Buffer] = ()
         finite = True
         if coded:
@@ -93,7 +98,7 @@ class Coder:
             )
         limit = self.codec.payload_limit(self.piece)
         body: Buffer = payload[:coded_bytes]
-        if self.piece.coded:
+        if self.coded:
             body = self.lossless.decompress(payload[:coded_bytes], limit)
         elif coded_bytes:
             raise FrameError(f"{coded_bytes} bytes for codec {self.codec.name}, which has no part")
@@ -102,6 +107,7 @@ class Coder:
             self.piece,
             np.frombuffer(body, np.uint8),
             np.frombuffer(payload[coded_bytes:], np.uint8),
+            self._tail,
         )
 
     def _staged(self, parts: Sequence[Buffer]) -> Sequence[Buffer]:
@@ -116,41 +122,50 @@ class Opened:
     It refers to the memory it was opened from.
     """
 
-    def __init__(self, codec: Codec, piece: Slice, body: Bytes, tail: Bytes) -> None:
+    __slots__ = ("_coded", "_tail_piece", "body", "codec", "piece", "tail")
+
+    def __init__(
+        self, codec: Codec, piece: Slice, body: Bytes, tail: Bytes, tail_piece: Slice
+    ) -> None:
+        """tail_piece: what of the slice is not coded, as a slice of its own."""
         self.codec = codec
         self.piece = piece
         self.body = body
         self.tail = tail
-        self._tail_piece = _plain(piece, piece.coded)
+        self._coded = piece.coded
+        self._tail_piece = tail_piece
 
     def check(self, limit: float) -> bool:
         """Whether all values are numbers no larger than `limit`.
 
         Raises FrameError for a malformed payload; what has passed can be decoded without errors.
         """
-        coded = self.codec.check(self.body, self.piece, limit) if self.piece.coded else True
-        return _TAIL.check(self.tail, self._tail_piece, limit) and coded
+        coded = self.codec.check(self.body, self.piece, limit) if self._coded else True
+        return (not len(self.tail) or _TAIL.check(self.tail, self._tail_piece, limit)) and coded
 
     def decode(self, out: Float32Array) -> None:
         """Write the values of the whole slice. Raises FrameError for a malformed payload."""
-        coded = self.piece.coded
+        coded = self._coded
         if coded:
             self.codec.decode(self.body, self.piece, out[:coded])
-        _TAIL.decode(self.tail, self._tail_piece, out[coded:])
+        if len(self.tail):
+            _TAIL.decode(self.tail, self._tail_piece, out[coded:])
 
     def decode_accumulate(self, weight: float, out: Float32Array) -> None:
         """Add `weight` times the values. Raises FrameError as `decode` does."""
-        coded = self.piece.coded
+        coded = self._coded
         if coded:
             self.codec.decode_accumulate(self.body, self.piece, weight, out[:coded])
-        _TAIL.decode_accumulate(self.tail, self._tail_piece, weight, out[coded:])
+        if len(self.tail):
+            _TAIL.decode_accumulate(self.tail, self._tail_piece, weight, out[coded:])
 
     def decode_delta(self, out: Float32Array) -> None:
         """Move a receiver's parameters as `encode_delta` moved the sender's record of them."""
-        coded = self.piece.coded
+        coded = self._coded
         if coded:
             self.codec.decode_accumulate(self.body, self.piece, 1.0, out[:coded])
-        _TAIL.decode(self.tail, self._tail_piece, out[coded:])
+        if len(self.tail):
+            _TAIL.decode(self.tail, self._tail_piece, out[coded:])
 
 
 def apply(opened: Sequence[Opened], weights: Sequence[float], step: Step) -> None:
@@ -159,7 +174,7 @@ def apply(opened: Sequence[Opened], weights: Sequence[float], step: Step) -> Non
     Payloads of one codec are decoded, summed and applied in one pass; others are summed first.
     """
     first = opened[0]
-    piece, coded = first.piece, first.piece.coded
+    piece, coded = first.piece, first._coded
     alike = all(
         (other.codec.id, other.codec.parameters()) == (first.codec.id, first.codec.parameters())
         for other in opened[1:]
@@ -188,3 +203,35 @@ def _plain(piece: Slice, start: int) -> Slice:
 def coder_of_frame(codec_id: int, parameters: bytes, lossless_id: int, piece: Slice) -> Coder:
     """The coder that a frame's header names. Raises FrameError for one that is not known here."""
     return Coder(codec_of_frame(codec_id, parameters), stage_of_frame(lossless_id), piece)
+
+
+class Coders:
+    """The coders of one slice that were asked for lately: making one takes longer than using it."""
+
+    def __init__(self, piece: Slice) -> None:
+        self.piece = piece
+        self._made: dict[tuple[Codec, Lossless], Coder] = {}
+        self._of_frames: dict[tuple[int, bytes, int], Coder] = {}
+
+    def of(self, codec: Codec, lossless: Lossless) -> Coder:
+        """A coder of just this codec and stage."""
+        found = self._made.get((codec, lossless))
+        if found is None:
+            found = Coder(codec, lossless, self.piece)
+            _keep(self._made, (codec, lossless), found)
+        return found
+
+    def of_frame(self, codec_id: int, parameters: bytes, lossless_id: int) -> Coder:
+        """The coder that a frame's header names. Raises FrameError for one not known here."""
+        key = (codec_id, parameters, lossless_id)
+        found = self._of_frames.get(key)
+        if found is None:
+            found = coder_of_frame(codec_id, parameters, lossless_id, self.piece)
+            _keep(self._of_frames, key, found)
+        return found
+
+
+def _keep(coders: dict[Key, Coder], key: Key, coder: Coder) -> None:
+    if len(coders) >= KEPT_CODERS:
+        coders.clear()
+    coders[key] = coder

@@ -6,6 +6,8 @@ significant bits), and then the codes of all buckets, the last bucket padded.
 
 from __future__ import annotations
 
+import functools
+
 #: Values that share a scale. Shards are cut at multiples of it, so that what becomes of an element
 #: does not depend on how many shards there are.
 BUCKET = 256
@@ -34,6 +36,7 @@ def buckets_of(elements: int) -> int:
     return -(-elements // BUCKET)
 
 
+@functools.lru_cache(maxsize=4096)
 def payload_bytes(code: int, elements: int) -> int:
     """Exact size of a payload. Those without scales are not padded."""
     if code in LEVELS:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
+from collections.abc import MutableMapping
 from dataclasses import dataclass, field
+from functools import partial
 
 #: Names of a codec and of the lossless stage behind it.
 Coding = tuple[str, str]
+Elements = MutableMapping[Coding, int]
 
 
 @dataclass(slots=True)
@@ -18,14 +21,14 @@ class CodingWork:
     and added to that, as shards do for pulls.
     """
 
-    encoded: Counter[Coding] = field(default_factory=Counter)
-    decoded: Counter[Coding] = field(default_factory=Counter)
-    applied: Counter[Coding] = field(default_factory=Counter)
-    published: Counter[Coding] = field(default_factory=Counter)
+    encoded: Elements = field(default_factory=partial(defaultdict, int))
+    decoded: Elements = field(default_factory=partial(defaultdict, int))
+    applied: Elements = field(default_factory=partial(defaultdict, int))
+    published: Elements = field(default_factory=partial(defaultdict, int))
 
     def drain(self) -> CodingWork:
         """What was counted since the last call."""
         since = CodingWork(self.encoded, self.decoded, self.applied, self.published)
-        self.encoded, self.decoded = Counter(), Counter()
-        self.applied, self.published = Counter(), Counter()
+        self.encoded, self.decoded = defaultdict(int), defaultdict(int)
+        self.applied, self.published = defaultdict(int), defaultdict(int)
         return since

@@ -133,6 +133,8 @@ _INSTALLED: dict[type[Any], bool] = {
 STAGES: tuple[type[Lossless], ...] = (NoStage, Lz4, Zstd, Deflate)
 _BY_ID = {stage.id: stage for stage in STAGES}
 _BY_NAME = {stage.name: stage for stage in STAGES}
+#: Stages keep nothing, so that one of each does for all.
+_MADE: dict[type[Lossless], Lossless] = {stage: stage() for stage in STAGES}
 
 
 def available() -> tuple[str, ...]:
@@ -145,7 +147,7 @@ def stage_named(name: str) -> Lossless:
     stage = _BY_NAME[name]
     if not _INSTALLED[stage]:
         raise KeyError(name)
-    return stage()
+    return _MADE[stage]
 
 
 def stage_of_frame(stage_id: int) -> Lossless:
@@ -157,7 +159,7 @@ def stage_of_frame(stage_id: int) -> Lossless:
         raise FrameError(
             f'the payload is compressed with {stage.name}: pip install "psedge[{stage.name}]" here'
         )
-    return stage()
+    return _MADE[stage]
 
 
 def best_entropy_coder(common: Sequence[str]) -> str:

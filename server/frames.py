@@ -17,11 +17,12 @@ from psedge.server.shard import Shard
 
 #: Largest figure that a 32-bit field can hold.
 _LARGEST_U32 = 2**32 - 1
+_NO_PARAMETERS = bytes(8)
 
 
 def wanted_of(header: Header) -> Wanted:
     """How a request is to be answered. Raises FrameError for a codec that cannot carry pulls."""
-    codec = codec_of_frame(header.reply_codec, bytes(8))
+    codec = codec_of_frame(header.reply_codec, _NO_PARAMETERS)
     if codec.name not in PULL_CODECS:
         raise FrameError(f"codec {codec.name} cannot carry parameters to workers")
     return Wanted(

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 
 from psedge.compression.codec import Codec, Float32Array
@@ -18,8 +17,7 @@ from psedge.protocol.wire import NO_POSITION, Content
 DIGEST_EVERY = 16
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
+class Wanted(msgspec.Struct, frozen=True):
     """What a request says about the parameters it is to be answered with.
 
     position: of the latest reply that the worker has received, NO_POSITION if it needs a snapshot.
@@ -36,8 +34,7 @@ class Wanted:
         return self.worker, self.incarnation
 
 
-@dataclass(frozen=True, slots=True)
-class Publication:
+class Publication(msgspec.Struct, frozen=True):
     """The payload of a reply and the header's fields about it.
 
     parts: memory that nobody writes to any more.
@@ -60,7 +57,7 @@ class Publication:
 
     def at(self, position: int, digest: int) -> Publication:
         """The same, at a position of a chain."""
-        return dataclasses.replace(self, position=position, digest=digest)
+        return msgspec.structs.replace(self, position=position, digest=digest)
 
 
 def delta_section(parts: Sequence[Buffer]) -> list[Buffer]:

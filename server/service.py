@@ -7,12 +7,12 @@ kept, and workers wait at the gate.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from psedge.compression.coder import coder_of_frame
+from psedge.compression.coder import Coders
 from psedge.protocol.bundle import pack, unpack
 from psedge.protocol.calls import answer, read_body, read_message
 from psedge.protocol.errors import FrameError, RefusedError
@@ -62,6 +62,7 @@ class HostedShard:
 
     shard: Shard
     published: Published
+    coders: Coders
     #: Used last in, first out, so that what is taken is still in the cache.
     receive_buffers: list[bytearray] = field(default_factory=list)
     #: Buffers with the payloads that a round of `bsp` keeps, the oldest first.
@@ -190,13 +191,14 @@ class ShardService:
         body = await read_body(incoming, ASSIGNMENT_LIMIT_BYTES)
         order, arrays = unpack(body, ShardOrder)
         assignment = order.assignment
+        shard = _shard_of(order, arrays, self._shard_type)
         published = Published(
-            assignment.slice,
+            shard.piece,
             assignment.coding,
             remember=assignment.optimizer.delay_compensation > 0,
         )
         self._hosted[assignment.shard] = HostedShard(
-            _shard_of(order, arrays, self._shard_type), published
+            shard, published, Coders(shard.piece)
         )
         return answer(Acknowledged())
 
@@ -246,18 +248,19 @@ class ShardService:
                 await asyncio.sleep(0)
             publication = published.publication(wanted, shard.version, shard.published)
         reply, sections = reply_of(header, outcome, publication, hosted.shard, receive_seconds)
-        parts = [encode_header(reply), *sections]
-        self._bytes_sent += sum(len(part) for part in parts)
-        return Reply(parts)
+        return self.reply(reply, sections)
+
+    def reply(self, header: Header, sections: Sequence[Buffer]) -> Reply:
+        """An exchange's reply."""
+        self._bytes_sent += HEADER_BYTES + header.body_bytes
+        return Reply([encode_header(header), *sections])
 
     async def receive_push(
         self, incoming: Incoming, header: Header, hosted: HostedShard
     ) -> tuple[Outcome, float]:
         """What became of a push, and how many seconds its body took to arrive."""
         shard = hosted.shard
-        coder = coder_of_frame(
-            header.codec, header.codec_parameters, header.lossless, shard.assignment.slice
-        )
+        coder = hosted.coders.of_frame(header.codec, header.codec_parameters, header.lossless)
         check_sections(header, incoming.length, coder, shard)
         body = hosted.receive_buffer(header.body_bytes)
         view = memoryview(body)[: header.body_bytes]

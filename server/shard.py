@@ -48,6 +48,7 @@ class Shard:
     """parameters, buffers: float32 vectors of the assignment's ranges, changed in place.
 
     counters: the model's integer and bool buffers as raw bytes; empty on all shards but the first.
+    piece: its range of the parameter vector.
     version: updates applied. buffers_version: changes of buffers or counters.
     """
 
@@ -78,7 +79,7 @@ class Shard:
         self._gate = Gate(assignment.sync, largest=state.clock)
         self._ledger = Ledger(state)
         self._round = Round(elements, state.clock) if assignment.sync.mode == "bsp" else None
-        self._piece = assignment.slice
+        self.piece = assignment.slice
         self._revision = -1
         self._mean_lag = 0.0
 
@@ -257,10 +258,10 @@ class Shard:
     def _check(self, push: Push) -> None:
         if push.sequence < 1 or push.samples < 1:
             raise FrameError("a push has a sequence number and samples, both from 1")
-        piece = push.opened.piece if push.opened is not None else self._piece
-        if piece is not self._piece and piece != self._piece:
+        piece = push.opened.piece if push.opened is not None else self.piece
+        if piece is not self.piece and piece != self.piece:
             raise FrameError(
-                f"the shard holds {self._piece.elements} parameters from {self._piece.offset} on, "
+                f"the shard holds {self.piece.elements} parameters from {self.piece.offset} on, "
                 f"the push {piece.elements} from {piece.offset} on"
             )
         if push.buffers is not None and push.buffers.shape != self.buffers.shape:

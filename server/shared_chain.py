@@ -60,6 +60,7 @@ class SharedChain:
         # A shared chain cannot suit each worker's link; `auto` takes what always costs little.
         self._codec = codec_named("q8" if coding.pull == "auto" else coding.pull, coding)
         self._piece = piece
+        self._plain = Coder(self._codec, NoStage(), piece)
         self._every = coding.publish_every
         self._parameters: Float32Array | None = None
         self._version = 0
@@ -105,7 +106,7 @@ class SharedChain:
 
     def _publish(self, published: Float32Array, target: Float32Array) -> None:
         """Move the published model towards `target`, and keep the difference."""
-        plain = Coder(self._codec, NoStage(), self._piece)
+        plain = self._plain
         encoded = plain.encode_delta(target, published, self._state)
         if encoded.finite:
             self._keep(encoded.parts, plain, published.nbytes)

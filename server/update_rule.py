@@ -46,6 +46,9 @@ class UpdateRule:
         self._settings = settings
         runs = _runs(settings.groups, segments)
         self._run_groups: NDArray[np.int64] = np.array([group for _, group in runs], np.int64)
+        #: The latest step's settings, and what those of SGD depend on.
+        self._rows = np.empty((0, 0), np.float32)
+        self._rows_key: tuple[float, int, bool] | None = None
         self._stops: NDArray[np.int64] = np.array([stop for stop, _ in runs], np.int64)
 
     def apply(
@@ -115,13 +118,17 @@ class UpdateRule:
         rule = self._settings.rule
         if not self._settings.momentum_adaptation:
             workers = 1
-        rows = [
-            self._sgd_row(group, lr_factor, workers)
-            if rule == "sgd"
-            else self._adam_row(group, lr_factor)
-            for group in self._settings.groups
-        ]
-        settings = np.array(rows, dtype=np.float32)[self._run_groups]
+        key = (lr_factor, workers, self.steps > 1)
+        if rule != "sgd" or self._rows_key != key:
+            rows = [
+                self._sgd_row(group, lr_factor, workers)
+                if rule == "sgd"
+                else self._adam_row(group, lr_factor)
+                for group in self._settings.groups
+            ]
+            self._rows_key = key
+            self._rows = np.array(rows, dtype=np.float32)[self._run_groups]
+        settings = self._rows
         return Step(rule, parameters, tuple(self.state.values()), self._stops, settings, weight)
 
     def _sgd_row(self, group: GroupSettings, lr_factor: float, workers: int) -> tuple[float, ...]:

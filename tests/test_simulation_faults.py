@@ -147,6 +147,8 @@ MISTAKES = {
         'after = "join pi-9": there is no host or role "pi-9"'
     ),
     FAULT.format("crash") + 'on = "pi-1"\nafter = "join workers"': "and workers is a role",
+    FAULT.format("crash") + 'on = "pi-1"\nafter = "join server-0"': "and server-0 is a server",
+    FAULT.format("crash") + 'on = "pi-1"\nafter = "training 3"': 'starts once and takes no "3"',
     FAULT.format("slow") + 'on = "pi-1"\nat = 1\nfactor = 0.5': (
         "fault 1 (slow): factor = 0.5: expected a number >= 1"
     ),

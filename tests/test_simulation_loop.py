@@ -236,3 +236,30 @@ def test_the_timeline_is_bounded_and_lanes_hold_changes_only() -> None:
     for state in ("computing", "computing", "waiting"):
         trace.lane("pi-1", state)
     assert trace.lanes == {"pi-1": [(1.0, "computing"), (1.0, "waiting")]}
+
+
+def test_a_frozen_device_shows_as_dead_and_goes_on_with_what_it_did() -> None:
+    trace = Trace(lambda: 1.0, lanes=True)
+    trace.lane("pi-1", "computing")
+    trace.freeze("pi-1")
+    trace.freeze("pi-1")
+    trace.lane("pi-1", "transferring")
+    assert trace.lanes["pi-1"][-1] == (1.0, "dead")
+    trace.thaw("pi-1")
+    trace.freeze("server-0")
+    trace.thaw("server-0")
+    states = {host: [state for _, state in lane] for host, lane in trace.lanes.items()}
+    assert states == {
+        "pi-1": ["computing", "dead", "transferring"],
+        "server-0": ["dead", "waiting"],
+    }
+
+
+def test_a_device_that_is_killed_while_frozen_is_frozen_no_more() -> None:
+    trace = Trace(lambda: 1.0, lanes=True)
+    trace.lane("pi-1", "computing")
+    trace.freeze("pi-1")
+    trace.lane("pi-1", "dead")
+    trace.lane("pi-1", "waiting")
+    trace.thaw("pi-1")
+    assert [state for _, state in trace.lanes["pi-1"]] == ["computing", "dead", "waiting"]

@@ -7,14 +7,20 @@ import itertools
 from typing import Any
 
 import pytest
+import torch
 
+from psedge.hosting import HostedServer
+from psedge.protocol.errors import AddressError
+from psedge.protocol.ports import Clock
 from psedge.simulation.faults.kinds import Crash, Fault, Freeze, Join, Leave, PowerCut, Slow
 from psedge.simulation.faults.plan import FaultPlan
 from psedge.simulation.outcome import Order, Outcome
 from psedge.simulation.recovery import Recoveries
 from psedge.simulation.run import simulate
-from psedge.simulation.work import ProblemWork
+from psedge.simulation.work import ProblemWork, Told
+from psedge.simulation.world import RESUMES_LIMIT
 from psedge.toml_config import load_config
+from psedge.work import Parts
 
 SAMPLES = 256
 
@@ -131,6 +137,14 @@ def test_a_frozen_worker_is_taken_for_dead_and_joins_again() -> None:
     assert any("taken for dead" in event.text for event in outcome.events)
 
 
+@pytest.mark.parametrize("at", [8.0, 8.05, 8.3])
+def test_a_freeze_costs_a_worker_the_time_that_it_lasts(at: float) -> None:
+    """Of a batch of 0.37 s, what was left before it is left after it."""
+    (recovery,) = run(Freeze(on="pi-1", at=at, seconds=3.0)).recoveries
+    assert recovery.seconds is not None
+    assert 3.0 < recovery.seconds < 3.6
+
+
 def test_without_checkers_and_lanes_a_run_is_the_same() -> None:
     order = order_of(Crash(on="pi-2", at=8.0, restart_after=4.0))
     unwatched = dataclasses.replace(order, checkers=False, lanes=False)
@@ -183,3 +197,42 @@ def test_training_is_back_with_a_push_that_began_after_its_server_was_struck() -
     assert [(one.what, one.seconds) for one in recoveries.all()] == [
         ("training", 2.0), ("pushes of pi-2", 1.5), ("pushes of pi-1", None),
     ]  # fmt: skip
+
+
+def test_a_run_that_cannot_be_resumed_has_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An operator tries again, and not for ever."""
+    opened = HostedServer.open
+
+    async def once(host: str, *arguments: Any, clock: Clock, **options: Any) -> HostedServer:
+        if host == "server-0" and clock.now() > 1.0:
+            raise AddressError("the port is taken")
+        return await opened(host, *arguments, clock=clock, **options)
+
+    monkeypatch.setattr(HostedServer, "open", once)
+    outcome = run(Crash(on="server-0", at=14.0, restart_after=1.0))
+    assert (outcome.phase, outcome.reason) == ("failed", "the port is taken")
+    resumes = [event for event in outcome.events if event.kind == "operator"]
+    assert len(resumes) == RESUMES_LIMIT
+
+
+class WithChance(ProblemWork):
+    """Each worker's model begins with what torch draws, as that of a user may."""
+
+    drawn: tuple[float, ...] = ()
+
+    def parts(self, worker: int, told: Told) -> Parts:
+        self.drawn += (float(torch.rand(())),)
+        return super().parts(worker, told)
+
+
+def test_torch_draws_by_the_seed_and_is_left_as_it_was() -> None:
+    order = order_of()
+    first, second, other = (WithChance(order.experiment, samples=SAMPLES) for _ in range(3))
+    before = torch.random.get_rng_state()
+    simulate(order, work=first)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    torch.rand(3)
+    simulate(order, work=second)
+    simulate(dataclasses.replace(order, seed=2), work=other)
+    assert len(set(first.drawn)) == 2
+    assert first.drawn == second.drawn != other.drawn

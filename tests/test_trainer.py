@@ -15,11 +15,12 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from trainer_world import CPU, SGD, Numbers, World
 
-from psedge.protocol.errors import DataError, ModelError, TrainingError
+from psedge.protocol.errors import DataError, ModelError, RefusedError, TrainingError
 from psedge.protocol.messages import CLAIM, EXCHANGE, JOIN
 from psedge.protocol.ports import Incoming, Reply
 from psedge.protocol.shards import GroupSettings, LocalOptimizer, OptimizerSettings, SyncSettings
 from psedge.worker.binding import Binding, layout_of
+from psedge.worker.client import ShardClient
 from psedge.worker.config import ModelConfig, WorkerConfig
 from psedge.worker.datasets.order import permuted
 from psedge.worker.session import Session
@@ -178,6 +179,23 @@ def test_a_worker_that_is_forgotten_while_it_comes_in_joins_once_more() -> None:
 
     run(work())
     assert world.plan.visited == 100
+
+
+def test_a_worker_that_does_not_come_in_renews_no_lease(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(Numbers(100))
+
+    async def refused(client: ShardClient) -> None:
+        raise RefusedError("internal", "no room")
+
+    async def work() -> None:
+        await world.cluster.start()
+        before = asyncio.all_tasks()
+        with pytest.raises(RefusedError):
+            await world.trainer()
+        assert asyncio.all_tasks() == before
+
+    monkeypatch.setattr(ShardClient, "pull", refused)
+    run(work())
 
 
 @pytest.mark.parametrize("path", [CLAIM, EXCHANGE])

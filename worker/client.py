@@ -228,6 +228,8 @@ class ShardClient:
             past = self._step_seconds or latest
             self._step_seconds = STEP_MEMORY * past + (1 - STEP_MEMORY) * latest
         self._encoded_at = now
+        if not self.coding.open:
+            return
         down = _seconds_per_byte([(link, link.down.seconds_per_byte) for link in self._links])
         up = _seconds_per_byte([(link, link.up.seconds_per_byte) for link in self._links])
         if down is None:
@@ -286,14 +288,15 @@ class ShardClient:
         return answer
 
     def _header(self, link: ShardLink, kind: Kind = Kind.PULL, **fields: Any) -> Header:
+        coding = self.coding
         return Header(
             kind=kind,
             shard=link.shard.shard,
             worker=self._worker,
             incarnation=self._incarnation,
             sequence=self._sequence,
-            reply_codec=self.coding.pull_codec.id,
-            reply_lossless=self.coding.pull_stage().id,
+            reply_codec=coding.pull_codec.id,
+            reply_lossless=coding.pull_stage().id,
             buffers_version=link.known_buffers_version,
             position=link.known_position,
             **fields,

@@ -58,6 +58,7 @@ class WorkerCoding:
         self._measured = measure
         self._common = [name for name in available() if name in ("none", *shared)]
         self._coded, self._tail = coded, tail
+        self._codecs: dict[str, Codec] = {}
         self._speeds: dict[str, list[Speed]] = {}
         self._with_stages = False
         self._judgements = 0
@@ -73,11 +74,16 @@ class WorkerCoding:
 
     @property
     def push_codec(self) -> Codec:
-        return codec_named(self.push.codec, self._settings)
+        return self._codec(self.push.codec)
 
     @property
     def pull_codec(self) -> Codec:
-        return codec_named(self.pull.codec, self._settings)
+        return self._codec(self.pull.codec)
+
+    @property
+    def open(self) -> bool:
+        """Whether there is anything to choose."""
+        return self._open
 
     @property
     def seed(self) -> int:
@@ -186,6 +192,12 @@ class WorkerCoding:
         if self._settings.lossless not in ("auto", stage) and codec != "ecsq":
             reason = f"{self._settings.lossless} is not installed on all machines: {stage} instead"
         return Choice(codec, stage, reason)
+
+    def _codec(self, name: str) -> Codec:
+        found = self._codecs.get(name)
+        if found is None:
+            found = self._codecs[name] = codec_named(name, self._settings)
+        return found
 
     def push_stage(self) -> Lossless:
         return stage_named(self.push.lossless)

@@ -101,13 +101,13 @@ def encode_pieces(
         residual.allocated()
     pieces, finite = [], True
     for link in links:
-        coder = Coder(codec, stage, link.piece)
+        coder = link.coders.of(codec, stage)
         values = gradient[link.parameters]
         owed = residual.of(link.piece)
         state = residual.state(link.piece, coding.seed, worker)
         before = _carried(codec, owed, state)
         encoded: Encoded = coder.encode(values, owed, state)
-        link.work.encoded[coder.coding] += link.piece.coded
+        link.work.encoded[coder.coding] += coder.coded
         pieces.append(Piece(link, coder, values, encoded.parts, owed is not None, before))
         finite = finite and encoded.finite
     if not finite:

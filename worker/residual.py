@@ -58,7 +58,10 @@ class Residual:
         The seed of its rounding follows from the run's seed, the worker and the push, so that a
         run can be repeated and no two workers round alike.
         """
-        state = self._states.setdefault((piece.offset, piece.elements), EncoderState())
+        key = (piece.offset, piece.elements)
+        state = self._states.get(key)
+        if state is None:
+            state = self._states[key] = EncoderState()
         state.payloads = self._pushes - 1
-        state.seed = zlib.crc32(f"{seed} {worker} {self._pushes}".encode())
+        state.seed = zlib.crc32(b"%d %d %d" % (seed, worker, self._pushes))
         return state

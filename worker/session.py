@@ -138,11 +138,16 @@ class Session:
                     f"this worker's model is not the servers': {difference}; every worker needs "
                     "the model that the run began with"
                 )
-        await self.come_in()
-        if len(self.binding.frozen):
-            body = await self._supervisor.frozen(len(self.binding.frozen))
-            self.binding.frozen[:] = np.frombuffer(body, np.uint8)
-            self.binding.write_frozen()
+        try:
+            await self.come_in()
+            if len(self.binding.frozen):
+                body = await self._supervisor.frozen(len(self.binding.frozen))
+                self.binding.frozen[:] = np.frombuffer(body, np.uint8)
+                self.binding.write_frozen()
+        except BaseException:
+            # Its lease must run out: others would wait for a worker that never takes a step.
+            await self._end_heartbeats()
+            raise
 
     async def rejoin(self) -> None:
         """Come back as a new incarnation; data that was claimed and not pushed is given back."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from psedge.compression.codec import Float32Array
-from psedge.compression.coder import Coder, coder_of_frame
+from psedge.compression.coder import Coder, Coders
 from psedge.compression.coding_work import CodingWork
 from psedge.compression.identity import Identity
 from psedge.compression.link_meter import LinkMeter
@@ -39,6 +39,8 @@ SLOWEST_LINK_BYTES_PER_SECOND = 50_000
 DELTAS_LIMIT = 64
 #: Before each difference stands its length.
 LENGTH_BYTES = 4
+#: What is looked at in a reply's header, in this order.
+_PARTS = ("kind", "shard", "length", "payload", "differences", "buffers", "counters")
 
 
 class Rejoin(PsedgeError):  # noqa: N818
@@ -69,6 +71,7 @@ class ShardLink:
         self.shard = shard
         self.work = work
         self.piece = shard.slice
+        self.coders = Coders(self.piece)
         self.parameters = slice(shard.start, shard.stop)
         self.buffers = slice(shard.buffers_start, shard.buffers_stop)
         self.counters_bytes = counters_bytes
@@ -159,10 +162,10 @@ class ShardLink:
         """
         assert self.reply is not None
         reply = self.reply
-        coder = coder_of_frame(reply.codec, reply.codec_parameters, reply.lossless, self.piece)
+        coder = self.coders.of_frame(reply.codec, reply.codec_parameters, reply.lossless)
         payload = self._body[HEADER_BYTES : HEADER_BYTES + reply.payload_bytes]
         payloads = 1 if reply.content == Content.WHOLE else reply.deltas
-        self.work.decoded[coder.coding] += payloads * self.piece.coded
+        self.work.decoded[coder.coding] += payloads * coder.coded
         if reply.content == Content.WHOLE:
             coder.open(payload).decode(out)
             self._differs = False
@@ -202,17 +205,17 @@ class ShardLink:
 
     def _checked(self, body: memoryview) -> Header:
         header = decode_header(body[:HEADER_BYTES])
-        expected = {
-            "kind": header.kind == Kind.REPLY,
-            "shard": header.shard == self.shard.shard,
-            "length": len(body) == HEADER_BYTES + header.body_bytes,
-            "payload": header.content != Content.NONE or header.payload_bytes == 0,
-            "differences": header.deltas <= DELTAS_LIMIT,
-            "buffers": header.buffers_bytes in (0, self.buffers_bytes),
-            "counters": header.counters_bytes in (0, self.counters_bytes),
-        }
-        wrong = [what for what, right in expected.items() if not right]
-        if wrong:
+        expected = (
+            header.kind is Kind.REPLY,
+            header.shard == self.shard.shard,
+            len(body) == HEADER_BYTES + header.body_bytes,
+            header.content is not Content.NONE or header.payload_bytes == 0,
+            header.deltas <= DELTAS_LIMIT,
+            header.buffers_bytes in (0, self.buffers_bytes),
+            header.counters_bytes in (0, self.counters_bytes),
+        )
+        if not all(expected):
+            wrong = [what for what, right in zip(_PARTS, expected, strict=True) if not right]
             raise FrameError(f"reply of shard {self.shard.shard}: wrong {', '.join(wrong)}")
         self._body = body
         return header

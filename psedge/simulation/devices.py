@@ -61,12 +61,16 @@ class Device:
         #: How many times slower than its profile it is at present.
         self.slow_factor = 1.0
         self._model_factor = model_factor
+        self._made_costs: tuple[float, Costs] | None = None
 
     @property
     def costs(self) -> Costs:
         """Of codecs and requests on this machine as it is now."""
-        profile, slow = self.profile, self.slow_factor
-        return Costs(_costs(), slow * profile.coding_factor, slow * profile.core_factor)
+        profile, slow, made = self.profile, self.slow_factor, self._made_costs
+        if made is None or made[0] != slow:
+            costs = Costs(_costs(), slow * profile.coding_factor, slow * profile.core_factor)
+            self._made_costs = made = (slow, costs)
+        return made[1]
 
     def batch_seconds(self, samples: int) -> float:
         """To compute the gradient of one batch."""

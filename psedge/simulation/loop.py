@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from psedge.protocol.errors import TrainingError
 from psedge.simulation.guard import LeakError, sealed
-from psedge.simulation.process import GatedHandle, GatedTimer
+from psedge.simulation.process import PROCESS, GatedHandle, GatedTimer
 
 T = TypeVar("T")
 
@@ -32,6 +32,10 @@ CLEANUP_ROUNDS = 3
 CLEANUP_SECONDS = 600.0
 
 
+#: A callback that belongs to no process, with its arguments.
+_Plain = tuple[Callable[..., Any], tuple[Any, ...]]
+
+
 class Stalled(TrainingError):  # noqa: N818
     """Nothing can ever happen any more, or the time that a run was given is over."""
 
@@ -41,11 +45,13 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
     def __init__(self, limit_seconds: float = float("inf")) -> None:
         super().__init__()
-        self._now = 0.0
+        #: Virtual seconds since the start.
+        self.now = 0.0
         self._limit = limit_seconds
         #: A heap by time; timers of the same time keep their order. Tuples compare without Python.
-        self._timers: list[tuple[float, int, GatedTimer]] = []
+        self._timers: list[tuple[float, int, GatedTimer | _Plain]] = []
         self._timers_made = 0
+        self._timers_cancelled = 0
         #: What ended a callback or a task that nobody awaits; it ends the run.
         self.failure: BaseException | None = None
         self.set_exception_handler(_keep_failure)
@@ -57,11 +63,11 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
     def time(self) -> float:
         """Virtual seconds since the start."""
-        return self._now
+        return self.now
 
     def jump_limit(self, seconds: float) -> None:
         """From now on, so many more virtual seconds may pass."""
-        self._limit = self._now + seconds
+        self._limit = self.now + seconds
 
     def keep_tasks(self) -> None:
         """Hold on to every task there is, because a process has died."""
@@ -80,6 +86,15 @@ class VirtualLoop(asyncio.BaseEventLoop):
         heapq.heappush(self._timers, (when, self._timers_made, timer))
         return timer
 
+    def call_plain_at(self, when: float, callback: Callable[..., Any], *args: Any) -> None:
+        """As `call_at`, of what belongs to no process and is never cancelled; in half the time."""
+        self._timers_made += 1
+        heapq.heappush(self._timers, (when, self._timers_made, (callback, args)))
+
+    def timer_cancelled(self) -> None:
+        """Called by timers that wait in the heap."""
+        self._timers_cancelled += 1
+
     def call_later(  # type: ignore[override]
         self,
         delay: float,
@@ -88,7 +103,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         context: Context | None = None,
     ) -> asyncio.TimerHandle:
         """As asyncio's own."""
-        return self.call_at(self._now + delay, callback, *args, context=context)
+        return self.call_at(self.now + delay, callback, *args, context=context)
 
     def call_soon(  # type: ignore[override]
         self, callback: Callable[..., Any], *args: Any, context: Context | None = None
@@ -98,40 +113,71 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self._ready.append(handle)  # type: ignore[attr-defined]
         return handle
 
+    def create_task(  # type: ignore[override]
+        self, coro: Coroutine[Any, Any, T], *, name: str | None = None
+    ) -> asyncio.Task[T]:
+        """As asyncio's own without a task factory."""
+        return asyncio.Task(coro, loop=self, name=name)
+
     def _run_once(self) -> None:
         """asyncio's own without what waits for sockets: time passes at once."""
         if self.failure is not None and not self.closing:
             raise self.failure
         ready, timers = self._ready, self._timers  # type: ignore[attr-defined]
-        self._drop_cancelled()
+        if self._timers_cancelled > CANCELLED_LIMIT:
+            self._drop_cancelled()
         if not ready and not self._stopping:  # type: ignore[attr-defined]
-            if not timers:
-                raise Stalled("everything waits, and nothing is left that could wake it")
-            self._now = max(self._now, timers[0][0])
-            if self._now > self._limit:
-                raise Stalled(f"not at an end after {self._limit:g} virtual seconds")
-        due = self._now + RESOLUTION_SECONDS
+            self._pass_time()
+        due = self.now + RESOLUTION_SECONDS
         while timers and timers[0][0] < due:
             timer = heapq.heappop(timers)[2]
-            timer._scheduled = False
+            if type(timer) is not tuple:
+                if timer._cancelled:
+                    self._timers_cancelled -= 1
+                    continue
+                timer._scheduled = False
             ready.append(timer)
         for _ in range(len(ready)):
             handle = ready.popleft()
-            if not handle._cancelled:
-                handle._run()
+            if type(handle) is tuple:
+                call, arguments = handle
+            elif handle._cancelled:
+                continue
+            else:
+                process = handle._context.get(PROCESS)
+                if process is not None and process.stopped and not self.closing:
+                    process.park(handle)
+                    continue
+                call, arguments = handle._context.run, (handle._callback, *handle._args)
+            try:
+                call(*arguments)
+            except (SystemExit, KeyboardInterrupt):
+                raise
+            except BaseException as error:
+                self.call_exception_handler({"message": f"in {handle!r}", "exception": error})
+
+    def _pass_time(self) -> None:
+        """Nothing is ready: jump to the next timer."""
+        timers = self._timers
+        while timers and type(timers[0][2]) is not tuple and timers[0][2]._cancelled:
+            heapq.heappop(timers)
+            self._timers_cancelled -= 1
+        if not timers:
+            raise Stalled("everything waits, and nothing is left that could wake it")
+        if timers[0][0] > self.now:
+            self.now = timers[0][0]
+        if self.now > self._limit:
+            raise Stalled(f"not at an end after {self._limit:g} virtual seconds")
 
     def _drop_cancelled(self) -> None:
-        """Cancelled timers are taken out of the heap when they are at its top, or too many."""
+        """Cancelled timers are taken out of the heap when they are too many."""
         timers = self._timers
-        cancelled: int = self._timer_cancelled_count  # type: ignore[has-type]
-        if cancelled > CANCELLED_LIMIT and 2 * cancelled > len(timers):
-            timers[:] = [entry for entry in timers if not entry[2]._cancelled]
+        if 2 * self._timers_cancelled > len(timers):
+            timers[:] = [
+                entry for entry in timers if type(entry[2]) is tuple or not entry[2]._cancelled
+            ]
             heapq.heapify(timers)
-            cancelled = 0
-        while timers and timers[0][2]._cancelled:
-            heapq.heappop(timers)[2]._scheduled = False
-            cancelled -= 1
-        self._timer_cancelled_count = cancelled
+            self._timers_cancelled = 0
 
     def call_soon_threadsafe(  # type: ignore[override]
         self, callback: Callable[..., Any], *args: Any, context: Context | None = None
@@ -179,13 +225,11 @@ def run_virtual(main: Coroutine[Any, Any, T], *, limit_seconds: float = float("i
 def _seldom_collecting() -> Iterator[None]:
     """Looking for garbage among a million objects that all live would take a fifth of the time."""
     thresholds = gc.get_threshold()
-    gc.freeze()
     gc.set_threshold(*COLLECTION_THRESHOLDS)
     try:
         yield
     finally:
         gc.set_threshold(*thresholds)
-        gc.unfreeze()
 
 
 def _keep_failure(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

@@ -69,7 +69,7 @@ PROCESS: ContextVar[Process | None] = ContextVar("psedge_virtual_process", defau
 
 
 class GatedHandle(events.Handle):
-    """A callback that runs only while its process does."""
+    """A callback that the loop runs only while its process does."""
 
     __slots__ = ()
 
@@ -89,12 +89,9 @@ class GatedHandle(events.Handle):
         self._repr = None
         self._source_traceback = None
 
-    def _run(self) -> None:
-        _run_gated(self)
-
 
 class GatedTimer(events.TimerHandle):
-    """A timer whose callback runs only while its process does."""
+    """A timer whose callback the loop runs only while its process does."""
 
     __slots__ = ()
 
@@ -116,21 +113,10 @@ class GatedTimer(events.TimerHandle):
         self._when = when
         self._scheduled = True
 
-    def _run(self) -> None:
-        _run_gated(self)
-
-
-def _run_gated(handle: Any) -> None:
-    """What asyncio's handles do, unless their process is stopped."""
-    context, loop = handle._context, handle._loop
-    process = context.get(PROCESS)
-    if process is not None and process.stopped and not loop.closing:
-        process.park(handle)
-        return
-    try:
-        context.run(handle._callback, *handle._args)
-    except (SystemExit, KeyboardInterrupt):
-        raise
-    except BaseException as error:
-        message = f"Exception in callback {handle._callback!r}"
-        loop.call_exception_handler({"message": message, "exception": error, "handle": handle})
+    def cancel(self) -> None:
+        if self._cancelled:
+            return
+        self._cancelled = True
+        self._callback = self._args = None
+        if self._scheduled:
+            self._loop.timer_cancelled()

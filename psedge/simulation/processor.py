@@ -48,10 +48,15 @@ class Processor:
 
     async def _busy(self, seconds: float) -> None:
         """A process that stood still meanwhile has the rest of its work before it."""
+        now, process = asyncio.get_running_loop().time, self._process
         while seconds > 0:
-            stood = self._process.stopped_seconds
+            began, stood = now(), process.stopped_seconds
             await asyncio.sleep(seconds)
-            seconds = self._process.stopped_seconds - stood
+            stopped = process.stopped_seconds - stood
+            if not stopped:
+                return
+            # A timer that comes due within the standstill fires at its end.
+            seconds -= now() - began - stopped
 
     def _coding_seconds(self) -> float:
         session = self._session()

@@ -10,6 +10,7 @@ import copy
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -41,10 +42,11 @@ class ReplayWork:
     def __init__(self, experiment: Experiment, data: Path, notify: Callable[[str], None]) -> None:
         self._experiment = experiment
         samples = _train_samples(experiment, data, notify)
+        # Before gradients, which would ask for pictures of a shape that nobody knows either.
+        self.train_samples = samples or _known_samples(experiment)
         self._gradients = _gradients(experiment, data, samples is None, notify)
         self._module = built_model(experiment)
         self.model = initial_state(experiment, self._module)
-        self.train_samples = samples or _known_samples(experiment)
         self.evaluator = None
         self.model_factor = model_factor(self._module, self._gradients.sample)
         check_memory(experiment, len(self.model.parameters))
@@ -95,7 +97,11 @@ def _gradients(
 
 
 def _train_samples(experiment: Experiment, data: Path, notify: Callable[[str], None]) -> int | None:
-    samples, _ = load_sources(experiment, data, lambda text: None)
+    assert experiment.data is not None
+    # Where each worker has data of its own, this machine's stand for them.
+    config = msgspec.structs.replace(experiment.data, placement="shared")
+    known = msgspec.structs.replace(experiment, data=config)
+    samples, _ = load_sources(known, data, lambda text: None)
     if samples is None:
         notify("the data are not on this machine: gradients come from pictures that are made up")
     return samples

@@ -14,6 +14,7 @@ from psedge.simulation.faults.inject import Injector
 from psedge.simulation.faults.plan import FaultPlan
 from psedge.simulation.loop import run_virtual
 from psedge.simulation.outcome import Enough, HostTraffic, Order, Outcome, Progress
+from psedge.simulation.seeds import seed_of
 from psedge.simulation.trace import Trace
 from psedge.simulation.work import Work
 from psedge.simulation.world import World
@@ -36,7 +37,10 @@ def simulate(order: Order, progress: Report | None = None, *, work: Work | None 
     made = work_of(order) if work is None else work
     if order.experiment.sync.local_steps > 1:
         _import_optimizers()
-    return run_virtual(_Run(order, made, progress).run())
+    # Models with dropout draw from torch's own source, which no guard stands before.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_of(order.seed, "torch"))
+        return run_virtual(_Run(order, made, progress).run())
 
 
 def work_of(order: Order, notify: Callable[[str], None] = lambda text: None) -> Work:
@@ -171,8 +175,8 @@ class _Run:
             result = msgspec.json.decode(files[RESULT_FILE], type=Result)
         return Outcome(
             seed=self._order.seed,
-            phase="cut" if cut or state is None else state.phase,
-            reason=self._enough or ("" if state is None else state.reason),
+            phase="cut" if cut else "failed" if state is None else state.phase,
+            reason=self._enough or (world.last_words if state is None else state.reason),
             virtual_seconds=asyncio.get_running_loop().time(),
             result=result,
             profiles={host.name: host.place.profile.name for host in world.each()},

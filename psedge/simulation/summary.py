@@ -138,8 +138,11 @@ def _use(kind: Kind, outcome: Outcome) -> str:
 
 def _recoveries(recoveries: Sequence[Recovery]) -> str:
     took = sorted(one.seconds for one in recoveries if one.seconds is not None)
+    missing = len(recoveries) - len(took)
+    never = f"; {missing:,} not recovered from by the end" if missing else ""
     if not took:
-        return ""
+        return never
+    if len(took) == 1:
+        return f"; training went on after {took[0]:.1f} s{never}"
     middle = took[len(took) // 2]
-    text = f"; training went on after {middle:.1f} s (median)"
-    return f"{text}, {took[-1]:.1f} s at most" if len(took) > 1 else text.replace(" (median)", "")
+    return f"; training went on after {middle:.1f} s (median), {took[-1]:.1f} s at most{never}"

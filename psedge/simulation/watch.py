@@ -6,6 +6,7 @@ ear: each override calls the original and reports, and decides nothing.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -16,9 +17,9 @@ from psedge.compression.coding_work import CodingWork
 from psedge.compression.lossless import stage_of_frame
 from psedge.compression.table import codec_of_frame
 from psedge.protocol.messages import ClaimReply
-from psedge.protocol.ports import Clock, Incoming, Reply
+from psedge.protocol.ports import Buffer, Clock, Incoming, Reply
 from psedge.protocol.shards import Assignment, Members, ShardState
-from psedge.protocol.wire import Content, Header, decode_header
+from psedge.protocol.wire import Content, Header
 from psedge.server.push import Outcome, Push
 from psedge.server.service import HostedShard, ShardService
 from psedge.server.shard import Shard
@@ -143,12 +144,10 @@ class WatchedService(ShardService):
                 self._watch.tell("shard_made", self._host, hosted.shard, began)
         return reply
 
-    async def exchange(self, incoming: Incoming) -> Reply:
-        reply = await super().exchange(incoming)
-        header = decode_header(bytes(reply.parts[0]))
-        if header.content != Content.NONE:
-            coding = _coding(header)
-            self.work.published[coding] += self._elements(header.shard)
+    def reply(self, header: Header, sections: Sequence[Buffer]) -> Reply:
+        if header.content is not Content.NONE:
+            self.work.published[_coding(header)] += self._elements(header.shard)
+        reply = super().reply(header, sections)
         self._watch.tell("step")
         return reply
 
@@ -226,5 +225,9 @@ def watched_session(watch: Watch, trace: Trace, host: str, hosts: dict[int, str]
 
 
 def _coding(header: Header) -> tuple[str, str]:
-    codec = codec_of_frame(header.codec, header.codec_parameters)
-    return codec.name, stage_of_frame(header.lossless).name
+    return _names(header.codec, header.codec_parameters, header.lossless)
+
+
+@functools.lru_cache(maxsize=256)
+def _names(codec: int, parameters: bytes, lossless: int) -> tuple[str, str]:
+    return codec_of_frame(codec, parameters).name, stage_of_frame(lossless).name

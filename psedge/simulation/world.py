@@ -42,7 +42,8 @@ class World:
     """Made within a running VirtualLoop; `boot` switches everything on.
 
     event: told of what faults may wait for, such as `checkpoint 3`. over: set when the run has come
-    to an end that the operator accepts. failure: a bug that ended a process.
+    to an end that the operator accepts. failure: a bug that ended a process. last_words: why the
+    latest process of the first server ended with an error.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class World:
         self.event: Callable[[str], None] = lambda text: None
         self.over = asyncio.Event()
         self.failure: Exception | None = None
+        self.last_words = ""
         self.network = Network(trace, seed_of(seed, "network"))
         self.recoveries = Recoveries()
         #: Of metrics.jsonl, with virtual seconds as their timestamps.
@@ -80,10 +82,9 @@ class World:
         self._counts = {"push": 0, "snapshot": 0, "checkpoint": 0}
         self._resumes = 0
         self._hosts: dict[str, Host] = {}
-        for index, place in enumerate(server_places(experiment.cluster)):
-            self._add(place, index, serves=True)
-        for index, place in enumerate(worker_places(experiment.cluster)):
-            self._add(place, index, serves=False)
+        for serves, places_of in ((True, server_places), (False, worker_places)):
+            for index, place in enumerate(places_of(experiment.cluster)):
+                self._add(place, index, serves=serves)
         self.hosts = hosts_of(experiment.cluster)
         self.home = Address(url_of(self.first.name, DEFAULT_PORT))
 
@@ -176,7 +177,7 @@ class World:
         if found.running and found.process is not None:
             found.process.stop()
             self.network.freeze(host)
-            self.trace.lane(host, "dead")
+            self.trace.freeze(host)
             self.recoveries.struck(self._loop.time(), host, serves=found.serves)
 
     def thaw(self, host: str) -> None:
@@ -184,6 +185,7 @@ class World:
         if found.running and found.process is not None:
             found.process.go_on()
             self.network.thaw(host)
+            self.trace.thaw(host)
 
     def slow(self, host: str, factor: float) -> None:
         """The device is `factor` times slower than its profile says; 1 is as it says."""
@@ -237,6 +239,8 @@ class World:
             self.trace.record("exit", host.name)
         except PsedgeError as error:
             self.trace.record("exit", host.name, str(error), notable=True)
+            if host is self.first:
+                self.last_words = str(error)
         except Exception as error:
             # A bug: it ends the simulation, so that somebody sees it.
             self.failure = error

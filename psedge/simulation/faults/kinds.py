@@ -168,7 +168,7 @@ class ClockSkew(LastingFault, frozen=True, kw_only=True, tag="clock-skew"):
     def what(self) -> str:
         jump = f"jumps by {self.by_seconds:g} s" if self.by_seconds else ""
         pace = "fast" if self.drift > 0 else "slow"
-        drift = f"runs {abs(self.drift):.3%} {pace}" if self.drift else ""
+        drift = f"runs {100 * abs(self.drift):g} % {pace}" if self.drift else ""
         return f"clock {' and '.join(filter(None, (jump, drift)))}{self._for()}"
 
 

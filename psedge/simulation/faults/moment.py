@@ -34,6 +34,8 @@ def moment_of(text: str) -> Moment:
         needs = "the name of a host" if word == "join" else "a whole number from 1 on"
         example = "join pi-1" if word == "join" else f"{word} 3"
         raise ConfigError(f'"{word}" needs {needs}, such as "{example}"')
+    if word == "training":
+        raise ConfigError(f'"{word}" starts once and takes no "{rest}"')
     near = difflib.get_close_matches(word, ("training", "join", *COUNTED), n=1)
     hint = f'did you mean "{" ".join((near[0], rest)).strip()}"?' if near else f"write {_FORMS}"
     raise ConfigError(f"nothing of that name happens; {hint}")
@@ -46,3 +48,5 @@ def check_moment(text: str, hosts: Hosts) -> None:
         (host, *others) = hosts.named(moment.host)
         if others or host != moment.host:
             raise ConfigError(f'"join" needs the name of one host, and {moment.host} is a role')
+        if host not in hosts.workers:
+            raise ConfigError(f'"join" is of workers, and {host} is a server')

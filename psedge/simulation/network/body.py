@@ -8,13 +8,19 @@ from psedge.protocol.checksum import checksum_of
 from psedge.protocol.ports import Buffer
 
 
+#: Joining so much is cheaper than looking for what is wanted of it.
+SMALL_BYTES = 4096
+
+
 class Body:
     """Parts one after the other, read in place as long as their owner leaves them unchanged."""
 
     __slots__ = ("_flipped", "_parts", "checksum", "length")
 
     def __init__(self, parts: Sequence[Buffer]) -> None:
-        self._parts = [memoryview(part).cast("B") for part in parts]
+        self._parts: list[Buffer] = [
+            part if type(part) is bytes else memoryview(part).cast("B") for part in parts
+        ]
         self.length = sum(map(len, self._parts))
         #: As its sender computed it; only filled in where it can matter.
         self.checksum = ""
@@ -27,18 +33,18 @@ class Body:
 
     def keep(self) -> None:
         """Make a copy, because the owner of the parts takes them back."""
-        self._parts = [memoryview(b"".join(self._parts))]
+        self._parts = [b"".join(self._parts)]
 
     def copy_into(self, target: memoryview, start: int) -> None:
         """Fill `target` with the bytes from `start` on."""
-        parts = self._parts
-        if len(parts) == 1:
-            target[:] = parts[0][start : start + len(target)]
+        if self.length <= SMALL_BYTES:
+            target[:] = b"".join(self._parts)[start : start + len(target)]
         else:
             self._gather(target, start)
-        at = (self._flipped >> 3) - start
-        if self._flipped >= 0 and 0 <= at < len(target):
-            target[at] ^= 1 << (self._flipped & 7)
+        if self._flipped >= 0:
+            at = (self._flipped >> 3) - start
+            if 0 <= at < len(target):
+                target[at] ^= 1 << (self._flipped & 7)
 
     def _gather(self, target: memoryview, start: int) -> None:
         filled = 0
@@ -48,7 +54,7 @@ class Body:
             if start >= len(part):
                 start -= len(part)
                 continue
-            piece = part[start : start + len(target) - filled]
+            piece = memoryview(part)[start : start + len(target) - filled]
             target[filled : filled + len(piece)] = piece
             filled += len(piece)
             start = 0

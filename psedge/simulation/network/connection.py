@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from psedge.protocol.aiohttp_server import IDLE_SECONDS
 from psedge.protocol.errors import UnreachableError
 from psedge.simulation.network.body import Body
 from psedge.simulation.network.exchange import KERNEL_WINDOW_BYTES, Exchange
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     from psedge.simulation.network.network import Network
     from psedge.simulation.network.transport import VirtualTransport
 
-#: As the aiohttp transport: idle connections are closed after so long.
-IDLE_SECONDS = 90.0
 #: A SYN is repeated after 1, 2, 4, ... seconds, at most so often (Linux, tcp_syn_retries = 6).
 SYN_SECONDS = 1.0
 SYN_RETRIES = 6
@@ -128,8 +127,9 @@ class Connection:
     def flow(self, body: Body, head_bytes: int, allowance: float, *, to_server: bool) -> Flow:
         """A message for one direction, and perhaps damage to it; `pump` sends it."""
         network = self.network
-        self._refresh()
         route = self.there if to_server else self.back
+        if route.version != network.version:
+            self._refresh()
         control = self._there_control if to_server else self._back_control
         control.begin(network.now)
         chance = route.corruption_undetected
@@ -155,6 +155,8 @@ class Connection:
                     self._wait(exchange, flow)
                     return
                 network.call_at(arrives, self._delivered, exchange, flow, amount)
+                if flow.sent == flow.size:
+                    return
             at = flow.advance(now)
             if at is None:
                 if flow.given_up:

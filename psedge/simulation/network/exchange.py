@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import http
+import math
 from typing import TYPE_CHECKING
 
+from psedge.protocol.aiohttp_server import STALL_SECONDS
 from psedge.protocol.checksum import BodyCheck
 from psedge.protocol.errors import DamagedError, FrameError, UnreachableError
 from psedge.protocol.ports import Allocate, Reply
@@ -18,7 +20,7 @@ from psedge.protocol.refusals import (
 )
 from psedge.simulation.network.body import Body
 from psedge.simulation.network.flow import NEVER, Flow
-from psedge.simulation.network.serving import STALL_SECONDS, VirtualIncoming
+from psedge.simulation.network.serving import VirtualIncoming
 
 if TYPE_CHECKING:
     from psedge.simulation.network.connection import Connection
@@ -37,12 +39,12 @@ class Exchange:
 
     __slots__ = (
         "_allocate",
-        "_connection",
         "_reply_body",
         "_status",
         "_target",
         "active",
         "body",
+        "connection",
         "future",
         "head_bytes",
         "incoming",
@@ -51,6 +53,7 @@ class Exchange:
         "reply",
         "request",
         "task",
+        "timeout_seconds",
         "token",
         "url",
     )
@@ -80,20 +83,18 @@ class Exchange:
         self.incoming: VirtualIncoming | None = None
         self.task: asyncio.Task[None] | None = None
         self.reply: Flow | None = None
-        self._connection: Connection | None = None
+        #: The caller's patience, once it waits.
+        self.timeout_seconds = math.inf
+        #: From `begin` on.
+        self.connection: Connection
         self._allocate = allocate
         self._status = 0
         self._reply_body: Body | None = None
         self._target: memoryview | None = None
 
-    @property
-    def connection(self) -> Connection:
-        assert self._connection is not None
-        return self._connection
-
     def begin(self, connection: Connection) -> None:
         """Send the request on an open connection."""
-        self._connection = connection
+        self.connection = connection
         server, body = connection.server, self.body
         window = KERNEL_WINDOW_BYTES if server.frozen else WINDOW_BYTES
         connection.record(connection.caller, f"asks {server.name}{self.path} {body.length}")
@@ -111,8 +112,7 @@ class Exchange:
         if self.incoming is not None:
             self.incoming.arrived(arrived)
             return
-        self.incoming = incoming = VirtualIncoming(self)
-        incoming.arrived(arrived)
+        self.incoming = incoming = VirtualIncoming(self, arrived)
         listener = connection.listener
         assert listener is not None
         if incoming.length > listener.body_limit_bytes:
@@ -121,7 +121,7 @@ class Exchange:
         else:
             # The handler belongs to the process that listens.
             loop = connection.network.loop
-            self.task = listener.context.run(loop.create_task, self._serve())
+            self.task = listener.context.run(asyncio.Task, self._serve(), loop=loop)
 
     def make_room(self, needed: int) -> None:
         """The handler has taken, or waits for, so much of the body."""
@@ -217,7 +217,8 @@ class Exchange:
         view = whole.cast("B")
         body.copy_into(view, 0)
         try:
-            BodyCheck(body.checksum, body.length).add(view)
+            if body.checksum:
+                BodyCheck(body.checksum, body.length).add(view)
         except DamagedError as error:
             raise UnreachableError(f"the answer of {self.url} was damaged on its way") from error
         if refused:

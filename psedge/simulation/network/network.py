@@ -6,9 +6,8 @@ import asyncio
 from collections.abc import Callable, Sequence
 from contextvars import Context
 from dataclasses import replace
-from typing import Any
-
 from psedge.protocol.ports import Reply, Transport
+from psedge.simulation.loop import VirtualLoop
 from psedge.simulation.network.connection import Connection
 from psedge.simulation.network.host import Host
 from psedge.simulation.network.links import Channel, LinkProfile
@@ -24,6 +23,8 @@ ReplyCost = Callable[[str, int, Reply], float]
 class Network:
     """All hosts, each behind one link, joined by switches that are never the bottleneck.
 
+    Made within a running VirtualLoop.
+
     A link on a shared medium is half-duplex: what goes between two of its hosts passes it twice.
     """
 
@@ -38,23 +39,17 @@ class Network:
         self._media: dict[str, Channel] = {}
         self._partitions: dict[int, tuple[frozenset[str], frozenset[str], bool]] = {}
         self._last_key = 0
-        self._loop: asyncio.AbstractEventLoop | None = None
-        # The network belongs to no process: what it does goes on when one is stopped or killed.
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualLoop)
+        self.loop = loop
+        #: The network belongs to no process: what it does goes on when one is stopped or killed.
+        self.call_at = loop.call_plain_at
         self._context = Context()
-
-    @property
-    def loop(self) -> asyncio.AbstractEventLoop:
-        if self._loop is None:
-            self._loop = asyncio.get_running_loop()
-        return self._loop
 
     @property
     def now(self) -> float:
         """True virtual seconds."""
-        return self.loop.time()
-
-    def call_at(self, at: float, callback: Callable[..., None], *arguments: Any) -> None:
-        self.loop.call_at(at, callback, *arguments, context=self._context)
+        return self.loop.now
 
     def add_host(self, name: str, link: LinkProfile, medium: str = "") -> None:
         """medium: name of the medium of a shared link, by default that of the link."""

@@ -6,6 +6,7 @@ import asyncio
 from contextvars import copy_context
 from typing import TYPE_CHECKING
 
+from psedge.protocol.aiohttp_server import STALL_SECONDS
 from psedge.protocol.checksum import BodyCheck
 from psedge.protocol.errors import FrameError
 from psedge.protocol.ports import Handler
@@ -14,8 +15,6 @@ if TYPE_CHECKING:
     from psedge.simulation.network.exchange import Exchange
     from psedge.simulation.network.host import Host
 
-#: As the aiohttp transport: a caller that sends nothing for so long is given up.
-STALL_SECONDS = 30.0
 _SCRATCH_BYTES = 2**16
 
 
@@ -87,7 +86,8 @@ class VirtualIncoming:
         "token",
     )
 
-    def __init__(self, exchange: Exchange) -> None:
+    def __init__(self, exchange: Exchange, arrived: int) -> None:
+        """arrived: bytes of the body that are here."""
         self.path = exchange.path
         self.peer = exchange.peer
         self.token = exchange.token
@@ -95,12 +95,13 @@ class VirtualIncoming:
         #: Bytes of the body that the handler has taken or is waiting for.
         self.needed = 0
         self._exchange = exchange
-        self._arrived = 0
+        self._arrived = arrived
         self._taken = 0
         self._heard_at = 0.0
         self._waiter: asyncio.Future[None] | None = None
         self._end: FrameError | None = None
-        self._check = BodyCheck(exchange.body.checksum, self.length)
+        checksum = exchange.body.checksum
+        self._check = BodyCheck(checksum, self.length) if checksum else None
 
     async def read_into(self, buffer: memoryview) -> None:
         target = buffer.cast("B")
@@ -113,16 +114,21 @@ class VirtualIncoming:
         if self._end is not None:
             raise self._end
         self.needed = self._taken + wanted
-        self._exchange.make_room(self.needed)
-        if self._arrived < self.needed:
-            await self._wait()
+        if self._arrived < self.length:
+            self._exchange.make_room(self.needed)
+            if self._arrived < self.needed:
+                await self._wait()
         self._exchange.body.copy_into(target, self._taken)
         self._taken += wanted
-        self._check.add(target)
+        if self._check is not None:
+            self._check.add(target)
 
     async def check_rest(self) -> None:
+        check = self._check
+        if check is None:
+            return
         scratch = memoryview(bytearray(min(self.length - self._taken, _SCRATCH_BYTES)))
-        while self._check.pending:
+        while check.pending:
             await self.read_into(scratch[: self.length - self._taken])
 
     def arrived(self, total: int) -> None:

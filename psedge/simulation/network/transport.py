@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import math
 import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from psedge.protocol.aiohttp_client import IDLE_SECONDS
 from psedge.protocol.errors import AddressError, UnreachableError
 from psedge.protocol.ports import Allocate, Buffer, Handler, Listener
+from psedge.simulation.loop import RESOLUTION_SECONDS
 from psedge.simulation.network.body import Body
 from psedge.simulation.network.connection import Connection
 from psedge.simulation.network.exchange import Exchange
@@ -19,8 +22,6 @@ if TYPE_CHECKING:
     from psedge.simulation.network.host import Host
     from psedge.simulation.network.network import Network
 
-#: As the aiohttp transport: idle connections are not used again after so long.
-IDLE_SECONDS = 30.0
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 EVERYWHERE = ("", "0.0.0.0", "::")  # noqa: S104
 _URL = re.compile(r"http://(?:\[([0-9A-Fa-f:]+)\]|([^/:\[\]\s]+))(?::(\d+))?/?")
@@ -36,6 +37,11 @@ class VirtualTransport:
         self._listeners: list[VirtualListener] = []
         #: Connections that wait for their next exchange, the latest last.
         self._idle: dict[tuple[str, int], list[Connection]] = {}
+        #: When each call in flight is given up. One timer looks after all of them, since hardly any
+        #: call comes that far.
+        self._deadlines: dict[Exchange, float] = {}
+        self._look_at = math.inf
+        self._timer: asyncio.TimerHandle | None = None
 
     async def call(
         self,
@@ -57,11 +63,14 @@ class VirtualTransport:
             name, peer = peer, LOOPBACK[0]
         exchange = Exchange(loop.create_future(), url, path, Body(parts), allocate, token, peer)
         connection = self._connection(exchange, name, port)
-        timer = loop.call_later(timeout_seconds, self._time_out, exchange, timeout_seconds)
+        self._deadlines[exchange] = deadline = loop.now + timeout_seconds
+        exchange.timeout_seconds = timeout_seconds
+        if deadline < self._look_at:
+            self._look_again(deadline)
         try:
             return await exchange.future
         finally:
-            timer.cancel()
+            del self._deadlines[exchange]
             if exchange.active:
                 exchange.active = False
                 connection.close_caller()
@@ -84,6 +93,23 @@ class VirtualTransport:
         connection = Connection(network, self, self._host, server, port)
         connection.connect(exchange)
         return connection
+
+    def _look(self) -> None:
+        """A timer of the process: it does not run out while the process is stopped."""
+        due = self._network.now + RESOLUTION_SECONDS
+        self._timer, self._look_at = None, math.inf
+        for exchange, deadline in self._deadlines.items():
+            if deadline < due:
+                self._time_out(exchange, exchange.timeout_seconds)
+        waiting = [at for at in self._deadlines.values() if at >= due]
+        if waiting:
+            self._look_again(min(waiting))
+
+    def _look_again(self, at: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._look_at = at
+        self._timer = self._network.loop.call_at(at, self._look)
 
     def _time_out(self, exchange: Exchange, seconds: float) -> None:
         if exchange.active and not exchange.future.done():
