@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -40,8 +41,7 @@ class EncoderState:
     velocity: Float32Array | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Encoded:
+class Encoded(msgspec.Struct, frozen=True):
     """parts: the payload, in order; they may share memory with what was encoded.
 
     finite: False if a value was NaN or infinite. Each bucket that holds such a value is then left

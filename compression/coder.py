@@ -41,14 +41,12 @@ class Coder:
         #: Of the codec and of the lossless stage.
         self.coding: Coding = (codec.name, lossless.name)
         self._tail = _plain(piece, piece.coded)
-
-    @property
-    def payload_limit(self) -> int:
-        """Most bytes that a payload may have."""
-        stage = 0 if isinstance(self.lossless, NoStage) else 64
-        limit = self.codec.payload_limit(self.piece)
+        self._tail_bytes = 4 * self._tail.elements
+        self._body_limit = codec.payload_limit(piece)
         # A lossless stage may lengthen what it cannot shorten, by less than this.
-        return limit + stage + (limit // 64 if stage else 0) + 4 * self._tail.elements
+        stage = 0 if isinstance(lossless, NoStage) else 64 + self._body_limit // 64
+        #: Most bytes that a payload may have.
+        self.payload_limit = self._body_limit + stage + self._tail_bytes
 
     def encode(
         self, values: Float32Array, residual: Float32Array | None, state: EncoderState
@@ -89,17 +87,16 @@ class Coder:
 
     def open(self, payload: memoryview) -> Opened:
         """Undo the lossless stage. Raises FrameError if lengths do not fit the slice."""
-        tail_bytes = 4 * self._tail.elements
+        tail_bytes = self._tail_bytes
         coded_bytes = len(payload) - tail_bytes
         if coded_bytes < 0:
             raise FrameError(
                 f"a payload for {self.piece.elements} parameters has at least {tail_bytes} bytes, "
                 f"got {len(payload)}"
             )
-        limit = self.codec.payload_limit(self.piece)
         body: Buffer = payload[:coded_bytes]
         if self.coded:
-            body = self.lossless.decompress(payload[:coded_bytes], limit)
+            body = self.lossless.decompress(payload[:coded_bytes], self._body_limit)
         elif coded_bytes:
             raise FrameError(f"{coded_bytes} bytes for codec {self.codec.name}, which has no part")
         return Opened(
@@ -175,7 +172,7 @@ def apply(opened: Sequence[Opened], weights: Sequence[float], step: Step) -> Non
     """
     first = opened[0]
     piece, coded = first.piece, first._coded
-    alike = all(
+    alike = len(opened) == 1 or all(
         (other.codec.id, other.codec.parameters()) == (first.codec.id, first.codec.parameters())
         for other in opened[1:]
     )

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,8 +13,7 @@ SGD_SETTINGS = ("rate", "decay", "momentum", "undamped", "nesterov")
 ADAM_SETTINGS = ("rate", "decay", "beta1", "rest1", "beta2", "rest2", "scale", "eps")
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(msgspec.Struct, frozen=True):
     """What changes and by which rule; everything is float32 unless it says otherwise.
 
     parameters: changed in place. state: the rule's vectors, changed in place: `(velocity,)` or `()`

@@ -154,7 +154,7 @@ def decode_header(data: bytes | bytearray | memoryview) -> Header:
             f"the frame speaks wire version {wire_version}, this psedge speaks {WIRE_VERSION}: "
             "install the same psedge on every machine"
         )
-    if checksum != zlib.crc32(bytes(data[: -_CRC.size])):
+    if checksum != zlib.crc32(memoryview(data)[: -_CRC.size]):
         raise FrameError("the header's checksum does not match: damaged on the way")
     if flags & ~_KNOWN_FLAGS:
         raise FrameError(f"unknown flags {flags:#04x}")

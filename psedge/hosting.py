@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from psedge.protocol.address import DEFAULT_PORT, Address, url_of
@@ -72,10 +72,10 @@ class HostedServer:
         routes: dict[str, Handler] = {}
         door = Door(routes, token=token)
 
-        async def handle(incoming: Incoming) -> Reply:
+        def handle(incoming: Incoming) -> Awaitable[Reply]:
             if not routes:
                 raise RefusedError("not-ready", "this server is still starting")
-            return await door(incoming)
+            return door(incoming)
 
         ports = [port] if port is not None else range(DEFAULT_PORT, DEFAULT_PORT + _PORTS_TRIED)
         for candidate in ports:

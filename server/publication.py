@@ -53,7 +53,7 @@ class Publication(msgspec.Struct, frozen=True):
 
     @property
     def payload_bytes(self) -> int:
-        return sum(len(part) for part in self.parts)
+        return sum(map(len, self.parts))
 
     def at(self, position: int, digest: int) -> Publication:
         """The same, at a position of a chain."""
@@ -62,7 +62,7 @@ class Publication(msgspec.Struct, frozen=True):
 
 def delta_section(parts: Sequence[Buffer]) -> list[Buffer]:
     """A delta as it stands among others in a payload: behind its length."""
-    return [sum(len(part) for part in parts).to_bytes(4, "little"), *parts]
+    return [sum(map(len, parts)).to_bytes(4, "little"), *parts]
 
 
 def digest_at(position: int, parameters: Float32Array) -> int:

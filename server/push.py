@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from psedge.compression.codec import Float32Array
 from psedge.compression.coder import Opened
 from psedge.protocol.wire import Status
 
 
-@dataclass(frozen=True, slots=True)
-class Push:
+class Push(msgspec.Struct, frozen=True):
     """An update and what comes along with it.
 
     sequence: 1, 2, 3, ... under one incarnation of the worker.
@@ -33,8 +32,7 @@ class Push:
     model: Float32Array | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(msgspec.Struct, frozen=True):
     """What became of a push.
 
     clock: of the worker, after the push. staleness: clocks it was ahead of the slowest worker

@@ -190,6 +190,8 @@ class ShardService:
         """Take over a shard: an Assignment with its arrays, fresh or from a checkpoint."""
         body = await read_body(incoming, ASSIGNMENT_LIMIT_BYTES)
         order, arrays = unpack(body, ShardOrder)
+        # The supervisor adds what earlier runs of the same shards have moved.
+        self._bytes_received = self._bytes_sent = 0
         assignment = order.assignment
         shard = _shard_of(order, arrays, self._shard_type)
         published = Published(
@@ -197,9 +199,7 @@ class ShardService:
             assignment.coding,
             remember=assignment.optimizer.delay_compensation > 0,
         )
-        self._hosted[assignment.shard] = HostedShard(
-            shard, published, Coders(shard.piece)
-        )
+        self._hosted[assignment.shard] = HostedShard(shard, published, Coders(shard.piece))
         return answer(Acknowledged())
 
     async def members(self, incoming: Incoming) -> Reply:
@@ -233,11 +233,12 @@ class ShardService:
             raise RefusedError("not-ready", f"shard {header.shard} is not on this server")
         hosted.shard.require(header.worker, header.incarnation)
         wanted = wanted_of(header)
-        outcome = Outcome(Status.NONE, hosted.shard.clock(header.worker), 0, 0)
-        receive_seconds = 0.0
-        if header.kind == Kind.EXCHANGE:
+        if header.kind is Kind.EXCHANGE:
             outcome, receive_seconds = await self.receive_push(incoming, header, hosted)
-        elif header.kind != Kind.PULL or header.body_bytes or incoming.length != HEADER_BYTES:
+        elif header.kind is Kind.PULL and incoming.length == HEADER_BYTES and not header.body_bytes:
+            outcome = Outcome(Status.NONE, hosted.shard.clock(header.worker), 0, 0)
+            receive_seconds = 0.0
+        else:
             raise FrameError(f"a {header.kind.name} frame with {header.body_bytes} bytes of body")
         self._bytes_received += incoming.length
         publication = None
@@ -262,8 +263,9 @@ class ShardService:
         shard = hosted.shard
         coder = hosted.coders.of_frame(header.codec, header.codec_parameters, header.lossless)
         check_sections(header, incoming.length, coder, shard)
-        body = hosted.receive_buffer(header.body_bytes)
-        view = memoryview(body)[: header.body_bytes]
+        size = incoming.length - HEADER_BYTES
+        body = hosted.receive_buffer(size)
+        view = memoryview(body)[:size]
         began = self._clock.now()
         await incoming.read_into(view)
         seconds = self._clock.now() - began

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 from shard_cluster import assignment, payload, vector
 from tiny_cluster import HOME
 from worker_bench import Bench
@@ -73,7 +73,7 @@ class ShardRig(Checked):
         self.sequences[key] = self.sequences.get(key, 0) + 1
         values = gradient or (1.0, 2.0)
         push = Push(*key, self.sequences[key], self.shard.version, 1, payload(*values))
-        return dataclasses.replace(push, **further)
+        return msgspec.structs.replace(push, **further)
 
     def push(self, worker: int, *gradient: float, **further: Any) -> Outcome:
         return self.shard.push(self.next_push(worker, *gradient, **further))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -83,7 +83,7 @@ class Cluster:
         key = (worker, self.members[worker].incarnation)
         self.sequences[key] = self.sequences.get(key, 0) + 1
         push = Push(*key, self.sequences[key], self.shard.version, samples, payload(*gradient))
-        outcome = self.shard.push(dataclasses.replace(push, **further))
+        outcome = self.shard.push(msgspec.structs.replace(push, **further))
         self.shard.check_invariants()
         return outcome
 

@@ -7,6 +7,7 @@ from collections import Counter
 from itertools import pairwise
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -199,7 +200,7 @@ class World:
 
     def retry(self, latest: Push) -> None:
         before = self.shard.parameters.tobytes(), self.shard.buffers.tobytes(), self.shard.report()
-        again = dataclasses.replace(latest, opened=payload(100.0, offset=0))
+        again = msgspec.structs.replace(latest, opened=payload(100.0, offset=0))
         outcome = self.shard.push(again)
         assert latest.opened is not None
         finite = latest.opened.check(1.0e18)

@@ -12,7 +12,16 @@ import torch
 from psedge.hosting import HostedServer
 from psedge.protocol.errors import AddressError
 from psedge.protocol.ports import Clock
-from psedge.simulation.faults.kinds import Crash, Fault, Freeze, Join, Leave, PowerCut, Slow
+from psedge.simulation.faults.kinds import (
+    Crash,
+    Fault,
+    Freeze,
+    Join,
+    Leave,
+    Partition,
+    PowerCut,
+    Slow,
+)
 from psedge.simulation.faults.plan import FaultPlan
 from psedge.simulation.outcome import Order, Outcome
 from psedge.simulation.recovery import Recoveries
@@ -112,6 +121,14 @@ def test_a_crashed_worker_comes_back_and_its_recovery_is_measured() -> None:
     assert (recovery.node, recovery.at, recovery.what) == ("pi-2", 8.0, "pushes of pi-2")
     assert recovery.seconds is not None
     assert 4.0 < recovery.seconds < 15.0
+
+
+def test_it_is_measured_how_long_a_worker_is_cut_off() -> None:
+    outcome = run(Partition(between=("pi-2", "servers"), at=8.0, seconds=6.0))
+    assert outcome.phase == "finished"
+    (of_the_worker,) = [one for one in outcome.recoveries if one.node == "pi-2"]
+    assert of_the_worker.seconds is not None
+    assert 6.0 < of_the_worker.seconds < 25.0
 
 
 def test_a_run_whose_first_server_loses_power_goes_on_from_its_checkpoint() -> None:
@@ -236,3 +253,20 @@ def test_torch_draws_by_the_seed_and_is_left_as_it_was() -> None:
     simulate(dataclasses.replace(order, seed=2), work=other)
     assert len(set(first.drawn)) == 2
     assert first.drawn == second.drawn != other.drawn
+
+
+def test_a_resumed_run_counts_the_bytes_of_all_its_lives() -> None:
+    quiet, resumed = run(), run(PowerCut(on="server-0", at=14.0, restart_after=3.0))
+    assert quiet.result is not None
+    assert resumed.result is not None
+    # What moved between the checkpoint and the power cut is lost with the work that it was for.
+    assert resumed.result.bytes_pushed > 0.95 * quiet.result.bytes_pushed
+    assert resumed.result.bytes_pulled > 0.95 * quiet.result.bytes_pulled
+
+
+def test_a_run_without_anyone_left_to_work_fails_and_says_why() -> None:
+    order = dataclasses.replace(order_of(Crash(on="workers", at=1.0)), limit_seconds=1e6)
+    outcome = done(order)
+    assert outcome.phase == "failed"
+    assert "no push was applied for 6 virtual hours" in outcome.reason
+    assert outcome.virtual_seconds < 7 * 3600.0

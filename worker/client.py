@@ -126,12 +126,12 @@ class ShardClient:
     @property
     def bytes_pushed(self) -> int:
         """Bytes of all frames sent, headers included."""
-        return sum(link.bytes_sent for link in self._links)
+        return sum([link.bytes_sent for link in self._links])
 
     @property
     def bytes_pulled(self) -> int:
         """Bytes of all frames received, headers included."""
-        return sum(link.bytes_received for link in self._links)
+        return sum([link.bytes_received for link in self._links])
 
     @property
     def received(self) -> bool:

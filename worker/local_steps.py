@@ -7,7 +7,11 @@ optimizer's own state stays on the worker from round to round.
 
 from __future__ import annotations
 
+import inspect
+from functools import partial
+
 import numpy as np
+import torch
 
 from psedge.protocol.shards import LocalOptimizer
 from psedge.worker.binding import Binding
@@ -20,6 +24,8 @@ class LocalSteps:
     def __init__(self, binding: Binding, local: LocalOptimizer) -> None:
         self._binding = binding
         self._optimizer = torch_optimizer(local, list(binding.trained))
+        # torch wraps a step in hooks and profiling, which take longer than that of a small model.
+        self._optimizer_step = partial(inspect.unwrap(type(self._optimizer).step), self._optimizer)
         self._rates = [float(group["lr"]) for group in self._optimizer.param_groups]
         self._start = np.zeros_like(binding.parameters)
         self._received = np.zeros_like(binding.parameters)
@@ -34,7 +40,8 @@ class LocalSteps:
         """Step along the parameters' `grad`, at the schedule's factor."""
         for group, rate in zip(self._optimizer.param_groups, self._rates, strict=True):
             group["lr"] = rate * lr_factor
-        self._optimizer.step()
+        with torch.no_grad():
+            self._optimizer_step()
 
     def finish(self) -> None:
         """Leave start minus end in the binding's gradients.

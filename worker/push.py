@@ -66,7 +66,7 @@ class Piece:
 
     @property
     def payload_bytes(self) -> int:
-        return sum(len(part) for part in self.payload)
+        return sum(map(len, self.payload))
 
     def opened(self) -> Opened:
         """The payload as the shard reads it."""

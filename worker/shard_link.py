@@ -122,8 +122,9 @@ class ShardLink:
 
         Raises Rejoin, StopTraining, RefusedError or FrameError as the shard's answer demands.
         """
-        frame = (encode_header(header), *(part for part in parts if len(part)))
-        size = HEADER_BYTES + header.body_bytes
+        frame = [encode_header(header), *[part for part in parts if len(part)]]
+        pushed = header.body_bytes
+        size = HEADER_BYTES + pushed
         timeout = REPLY_TIMEOUT_SECONDS + (size + self._largest) / SLOWEST_LINK_BYTES_PER_SECOND
         while True:
             try:
@@ -147,10 +148,11 @@ class ShardLink:
         self.bytes_sent += size
         self.bytes_received += len(body)
         reply = self._checked(body)
-        if header.body_bytes:
-            self.up.add(header.body_bytes, 1e-6 * reply.receive_microseconds)
-        if reply.body_bytes:
-            self.down.add(reply.body_bytes, seconds)
+        if pushed:
+            self.up.add(pushed, 1e-6 * reply.receive_microseconds)
+        pulled = len(body) - HEADER_BYTES
+        if pulled:
+            self.down.add(pulled, seconds)
         # Without content the server's poll ended before the gate opened: nothing to take over.
         self.reply = reply if reply.content != Content.NONE else None
         return reply

@@ -131,12 +131,17 @@ class VirtualLoop(asyncio.BaseEventLoop):
         due = self.now + RESOLUTION_SECONDS
         while timers and timers[0][0] < due:
             timer = heapq.heappop(timers)[2]
-            if type(timer) is not tuple:
+            if not isinstance(timer, tuple):
                 if timer._cancelled:
                     self._timers_cancelled -= 1
                     continue
                 timer._scheduled = False
             ready.append(timer)
+        self._run_ready()
+
+    def _run_ready(self) -> None:
+        """Run what is ready now, except for what belongs to a stopped process."""
+        ready = self._ready  # type: ignore[attr-defined]
         for _ in range(len(ready)):
             handle = ready.popleft()
             if type(handle) is tuple:
@@ -159,7 +164,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
     def _pass_time(self) -> None:
         """Nothing is ready: jump to the next timer."""
         timers = self._timers
-        while timers and type(timers[0][2]) is not tuple and timers[0][2]._cancelled:
+        while timers and _is_cancelled(timers[0][2]):
             heapq.heappop(timers)
             self._timers_cancelled -= 1
         if not timers:
@@ -173,9 +178,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         """Cancelled timers are taken out of the heap when they are too many."""
         timers = self._timers
         if 2 * self._timers_cancelled > len(timers):
-            timers[:] = [
-                entry for entry in timers if type(entry[2]) is tuple or not entry[2]._cancelled
-            ]
+            timers[:] = [entry for entry in timers if not _is_cancelled(entry[2])]
             heapq.heapify(timers)
             self._timers_cancelled = 0
 
@@ -230,6 +233,10 @@ def _seldom_collecting() -> Iterator[None]:
         yield
     finally:
         gc.set_threshold(*thresholds)
+
+
+def _is_cancelled(timer: GatedTimer | _Plain) -> bool:
+    return not isinstance(timer, tuple) and timer._cancelled
 
 
 def _keep_failure(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

@@ -60,7 +60,10 @@ class ManyRuns:
         self._started = real_seconds()
 
     def run(self) -> int:
-        """Simulate all seeds; 1 if an invariant broke, a run crashed, or Ctrl-C cut it short."""
+        """Simulate all seeds.
+
+        1 if an invariant broke, a run failed or crashed, or Ctrl-C cut it short.
+        """
         if self._asked.out is not None:
             make_folder(self._asked.out)
         stopped = False
@@ -74,7 +77,8 @@ class ManyRuns:
             lines = [msgspec.json.encode(one.figures) + b"\n" for one in self._reports]
             write_file(self._asked.out / FIGURES_FILE, b"".join(lines))
         self._conclude(stopped)
-        return 1 if stopped or any(report.broken for report in self._reports) else 0
+        bad = any(report.broken or report.phase == "failed" for report in self._reports)
+        return 1 if stopped or bad else 0
 
     def _watch(self) -> None:
         processes = processes_for(

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from psedge.simulation.world import World
 
 CPU = torch.device("cpu")
+#: Name of a run whose experiment has none.
 RUN = "simulated"
 
 
@@ -47,8 +48,8 @@ async def first_server(world: World, host: Host) -> None:
     if checkpoint is not None:
         note(f"continuing after {checkpoint.meta.samples:,} samples")
     setup = RunSetup(
-        RUN,
-        f"runs/{RUN}",
+        world.experiment.name or RUN,
+        f"runs/{world.experiment.name or RUN}",
         world.experiment,
         continued(world.work.model, checkpoint),
         world.work.train_samples,

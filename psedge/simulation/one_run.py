@@ -48,6 +48,8 @@ class OneRun:
         asked = self._asked
         folder = None
         if asked.out is not None:
+            if (asked.out / "config.toml").exists():
+                raise ConfigError(f"--out {asked.out} holds a run already: name another folder")
             folder = choose_folder(self._name, asked.out, False, 0.0)
             make_folder(folder)
         wants_lanes = not asked.as_json or asked.plot is not None or folder is not None
@@ -58,10 +60,12 @@ class OneRun:
         took = real_seconds() - started
         if folder is not None:
             self._keep(outcome, folder)
-        self._draw(outcome, folder)
+        problem = self._draw(outcome, folder)
         if outcome.violations:
             self._explain(outcome, simulate, took)
         self._print(outcome, took)
+        if problem is not None:
+            raise problem
         interrupted = outcome.phase == "cut" and bool(outcome.reason)
         return 1 if outcome.violations or outcome.phase == "failed" or interrupted else 0
 
@@ -115,10 +119,11 @@ class OneRun:
         write_file(folder / TIMELINE_FILE, as_text(entries).encode())
         self._files.append(("run folder", str(folder)))
 
-    def _draw(self, outcome: Outcome, folder: Path | None) -> None:
+    def _draw(self, outcome: Outcome, folder: Path | None) -> ConfigError | None:
+        """The picture, if asked for; returns why it could not be written where it was to be."""
         plot = self._asked.plot
         if plot is None and folder is None:
-            return
+            return None
         from psedge.simulation.plot import picture
 
         place = plot if plot is not None else (folder or Path()) / PICTURE_FILE
@@ -126,10 +131,11 @@ class OneRun:
             write_file(place, picture(outcome, self._name))
         except ConfigError as error:
             if plot is not None:
-                raise
+                return error
             self._console.print(f"no picture: {error}", style="yellow", markup=False)
-            return
+            return None
         self._files.append(("picture", str(place)))
+        return None
 
     def _explain(self, outcome: Outcome, simulate: Simulate, took: float) -> None:
         """How to see the violation again, and with how few faults."""

@@ -117,6 +117,7 @@ class GatedTimer(events.TimerHandle):
         if self._cancelled:
             return
         self._cancelled = True
-        self._callback = self._args = None
+        # What the callback refers to is held no longer.
+        self._callback = self._args = None  # type: ignore[assignment]
         if self._scheduled:
-            self._loop.timer_cancelled()
+            self._loop.timer_cancelled()  # type: ignore[attr-defined]

@@ -19,11 +19,15 @@ from psedge.simulation.trace import Trace
 from psedge.simulation.work import Work
 from psedge.simulation.world import World
 from psedge.supervisor.run_rows import RESULT_FILE, Result
+from psedge.supervisor.run_state import RunState
 
 #: Virtual seconds between two looks at how a run is going.
 LOOK_SECONDS = 1.0
 #: How long workers may take to end after the run has.
 FAREWELL_SECONDS = 15.0
+#: A run in which no push was applied for so long, and nothing is planned that could change that,
+#: will come to no end.
+STUCK_SECONDS = 6 * 3600.0
 
 Report = Callable[[Progress], None]
 
@@ -71,6 +75,9 @@ class _Run:
         self._epochs = 0
         #: Why the run was cut short; empty if it was not.
         self._enough = ""
+        self._stuck = False
+        self._pushes = 0
+        self._pushed_at = 0.0
 
     async def run(self) -> Outcome:
         order = self._order
@@ -80,9 +87,13 @@ class _Run:
         world = World(order.experiment, self._work, order.seed, trace, checkers)
         plan = order.plan or FaultPlan()
         faults = plan.concrete(world.hosts, order.seed, order.limit_seconds)
-        injector = Injector(faults, world, asyncio.sleep, trace)
+        injector = Injector(faults, world, asyncio.sleep, trace, world.fault_begun)
         world.event = injector.event
         world.boot()
+        planned = max(
+            [fault.at or 0.0 for fault in faults] + [host.place.joins_at for host in world.each()]
+        )
+        self._pushed_at = planned
         tasks = [asyncio.ensure_future(injector.run()), asyncio.ensure_future(self._look(world))]
         cut = False
         try:
@@ -109,6 +120,7 @@ class _Run:
     async def _look(self, world: World) -> None:
         while True:
             await asyncio.sleep(LOOK_SECONDS)
+            self._watch_for_the_end(world)
             supervisor = world.first.supervisor
             if supervisor is None or world.first.process is None or world.first.process.stopped:
                 continue
@@ -120,6 +132,16 @@ class _Run:
                 self._enough = str(enough)
                 world.over.set()
                 return
+
+    def _watch_for_the_end(self, world: World) -> None:
+        """End a run that goes nowhere any more, such as one whose workers are gone for good."""
+        now = asyncio.get_running_loop().time()
+        if world.pushes != self._pushes:
+            self._pushes, self._pushed_at = world.pushes, max(now, self._pushed_at)
+        if now - self._pushed_at > STUCK_SECONDS:
+            self._stuck = True
+            self._enough = f"no push was applied for {STUCK_SECONDS / 3600:.0f} virtual hours"
+            world.over.set()
 
     async def _farewell(self, world: World) -> None:
         """Let the workers hear that the run has ended."""
@@ -165,6 +187,11 @@ class _Run:
             news=news,
         )
 
+    def _phase(self, state: RunState | None, cut: bool) -> str:
+        if self._stuck or (state is None and not cut):
+            return "failed"
+        return "cut" if cut or state is None else state.phase
+
     def _outcome(self, world: World, injector: Injector, drawn: FaultPlan, cut: bool) -> Outcome:
         trace = world.trace
         supervisor = world.first.supervisor
@@ -175,7 +202,7 @@ class _Run:
             result = msgspec.json.decode(files[RESULT_FILE], type=Result)
         return Outcome(
             seed=self._order.seed,
-            phase="cut" if cut else "failed" if state is None else state.phase,
+            phase=self._phase(state, cut),
             reason=self._enough or (world.last_words if state is None else state.reason),
             virtual_seconds=asyncio.get_running_loop().time(),
             result=result,

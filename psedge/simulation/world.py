@@ -20,6 +20,7 @@ from psedge.simulation.checkers.checker import Checker
 from psedge.simulation.clock import VirtualClock
 from psedge.simulation.devices import Device
 from psedge.simulation.disk import VirtualDisk
+from psedge.simulation.faults.kinds import Fault, HalfOpen, Partition, Reset
 from psedge.simulation.host import Host
 from psedge.simulation.loop import VirtualLoop
 from psedge.simulation.network.network import Network
@@ -91,6 +92,11 @@ class World:
     def each(self) -> list[Host]:
         """All hosts, the servers first."""
         return list(self._hosts.values())
+
+    @property
+    def pushes(self) -> int:
+        """That shard 0 took, by all its servers."""
+        return self._counts["push"]
 
     def host(self, name: str) -> Host:
         return self._hosts[name]
@@ -201,6 +207,19 @@ class World:
         """Called by the supervisor's storage. A run that resumes drops rows; here they stay."""
         now = self._loop.time()
         self.rows += (msgspec.structs.replace(row, timestamp=now) for row in rows_of(lines))
+
+    def fault_begun(self, fault: Fault) -> None:
+        """Called by the injector. A process that stops is noted where that happens."""
+        if isinstance(fault, Partition):
+            cut_off = [name for side in fault.between for name in self.hosts.named(side)]
+        elif isinstance(fault, Reset | HalfOpen):
+            cut_off = list(self.hosts.named(fault.on))
+        else:
+            return
+        for name in cut_off:
+            if self._hosts[name].running:
+                serves = self._hosts[name].serves
+                self.recoveries.struck(self._loop.time(), name, serves=serves)
 
     def checkpoint_written(self) -> None:
         """Called by the supervisor's storage."""

@@ -204,6 +204,7 @@ class Keeper:
         return self.model
 
     def _meta(self, state: RunState, model: ModelState) -> CheckpointMeta:
+        totals = state.figures()
         return CheckpointMeta(
             psedge=__version__,
             run=state.setup.run,
@@ -218,6 +219,8 @@ class Keeper:
             figures={
                 "seconds": self.seconds(state, self._clock.now()),
                 "best_accuracy": self.best_accuracy,
+                "bytes_pushed": totals.bytes_pushed,
+                "bytes_pulled": totals.bytes_pulled,
             },
         )
 

@@ -77,6 +77,12 @@ class RunState:
         self.train_samples = setup.train_samples
         lease = self.lease_seconds
         checkpoint = setup.checkpoint
+        figures = {} if checkpoint is None else checkpoint.meta.figures
+        #: Pushed and pulled by earlier processes of a resumed run, up to its checkpoint.
+        self._bytes_before = (
+            int(figures.get("bytes_pushed", 0)),
+            int(figures.get("bytes_pulled", 0)),
+        )
         if checkpoint is not None and checkpoint.meta.members is not None:
             self.membership = Membership.restored(checkpoint.meta.members, lease)
         else:
@@ -213,6 +219,7 @@ class RunState:
         if not reports:
             return Figures()
         pushed, pulled = self.fleet.bytes_moved()
+        pushed, pulled = pushed + self._bytes_before[0], pulled + self._bytes_before[1]
         return Figures(
             samples_seen=max(report.samples_seen for report in reports),
             samples_applied=max(report.samples_applied for report in reports),

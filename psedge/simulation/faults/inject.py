@@ -15,7 +15,8 @@ class Injector:
     """The faults of one run.
 
     clock_sleep: sleeps virtual seconds that are true, whatever faults do to clocks. Times of faults
-    count from the call of `run`. Every begin and end goes to the trace as a notable `fault`.
+    count from the call of `run`. begun: called with each fault that has struck. Every begin and
+    end goes to the trace as a notable `fault`.
     Raises ConfigError for a moment that is none.
     """
 
@@ -25,12 +26,14 @@ class Injector:
         surgery: Surgery,
         clock_sleep: Callable[[float], Awaitable[None]],
         trace: FaultTrace,
+        begun: Callable[[Fault], None] = lambda fault: None,
     ) -> None:
         #: What has struck, one sentence each, in order.
         self.struck: list[str] = []
         self._faults = tuple(faults)
         self._sleep = clock_sleep
         self._trace = trace
+        self._told = begun
         self._effects = Effects(surgery)
         self._began = [False] * len(self._faults)
         #: What ends each fault that stands, by its place among the faults.
@@ -101,6 +104,7 @@ class Injector:
         undo = self._effects.begin(fault)
         if undo is not None:
             self._undo[number] = undo
+        self._told(fault)
 
     def _end(self, number: int) -> None:
         undo = self._undo.pop(number, None)

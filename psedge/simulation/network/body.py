@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from psedge.protocol.checksum import checksum_of
 from psedge.protocol.ports import Buffer
 
-
 #: Joining so much is cheaper than looking for what is wanted of it.
 SMALL_BYTES = 4096
 

@@ -56,7 +56,9 @@ class Connection:
         caller: Host,
         server: Host,
         port: int,
+        before: Connection | None = None,
     ) -> None:
+        """before: one between the same two, which has ended."""
         self.network = network
         self.transport = transport
         self.caller = caller
@@ -70,7 +72,8 @@ class Connection:
         there, back = caller.port, server.port
         if caller is server:
             there = back = caller.loopback
-        self.there, self.back = Route(there, back), Route(back, there)
+        self.there: Route = before.there if before is not None else Route(there, back)
+        self.back: Route = before.back if before is not None else Route(back, there)
         self._there_control, self._back_control = Congestion(), Congestion()
         caller.add(self, network.now)
 
@@ -80,7 +83,8 @@ class Connection:
             return
         self.exchange = exchange
         network, there, back = self.network, self.there, self.back
-        self._refresh()
+        if there.version != network.version:
+            self._refresh()
         lost = network.random.random() < there.loss if there.loss else False
         if lost or not (there.open and back.open):
             if attempt == SYN_RETRIES:
@@ -324,11 +328,8 @@ class Connection:
 
     def _fail(self, exchange: Exchange, message: str) -> None:
         if exchange.active:
-            self.record(self.caller, f"fails {exchange.path}: {message}")
+            self.network.trace.record("net", self.caller.name, f"fails {exchange.path}: {message}")
             exchange.fail(UnreachableError(message))
 
     def _refresh(self) -> None:
         self.network.refresh(self.there, self.back, self.caller, self.server)
-
-    def record(self, host: Host, text: str) -> None:
-        self.network.trace.record("net", host.name, text)

@@ -97,7 +97,9 @@ class Exchange:
         self.connection = connection
         server, body = connection.server, self.body
         window = KERNEL_WINDOW_BYTES if server.frozen else WINDOW_BYTES
-        connection.record(connection.caller, f"asks {server.name}{self.path} {body.length}")
+        connection.network.trace.record(
+            "net", connection.caller.name, f"asks {server.name}{self.path} {body.length}"
+        )
         self.request = connection.flow(
             body, self.head_bytes, self.head_bytes + window, to_server=True
         )
@@ -107,7 +109,9 @@ class Exchange:
         """More of the request is at the server's, whose process runs."""
         connection = self.connection
         if flow.delivered == flow.size:
-            connection.record(connection.server, f"has {connection.caller.name}{self.path}")
+            connection.network.trace.record(
+                "net", connection.server.name, f"has {connection.caller.name}{self.path}"
+            )
         arrived = flow.delivered - self.head_bytes
         if self.incoming is not None:
             self.incoming.arrived(arrived)
@@ -185,8 +189,9 @@ class Exchange:
                 return
         if flow.delivered == flow.size:
             connection = self.connection
-            connection.record(
-                connection.caller,
+            connection.network.trace.record(
+                "net",
+                connection.caller.name,
                 f"hears {connection.server.name}{self.path} {self._status} {body.length}",
             )
             connection.finished(self)

@@ -140,12 +140,16 @@ class Flow:
             room -= self._still_in_flight(now)
             if room < min(left, SEGMENT_BYTES):
                 return self._acknowledgement(now)
-        longest = route.group_bytes
-        if left > room:
-            # Acknowledgements for parts of a window keep the next parts coming without a gap.
-            parts = self.control.window // (4 * SEGMENT_BYTES)
-            longest = min(longest, max(parts, LEAST_GROUP_SEGMENTS) * SEGMENT_BYTES)
-        group = int(min(left, room, allowed, longest))
+        group = left
+        if left > SEGMENT_BYTES:
+            longest = route.group_bytes
+            if left > room:
+                # Acknowledgements for parts of a window keep the next parts coming without a gap.
+                parts = self.control.window // (4 * SEGMENT_BYTES)
+                longest = min(longest, max(parts, LEAST_GROUP_SEGMENTS) * SEGMENT_BYTES)
+            group = min(left, room, longest)
+        if allowed < group:
+            group = int(allowed)
         wire = wire_bytes(group)
         seconds = wire * route.up
         self._done = route.source.up.reserve(now, seconds)
@@ -180,16 +184,24 @@ class Flow:
             shift += route.jitter * self._random.random()
         first, last = self._first + shift, self._done + shift
         down = route.target.down
-        queued_until = max(first, down.free_at) + seconds
-        finish = max(queued_until, last + min(wire, SEGMENT_BYTES) * route.down)
+        free_at = down.free_at
+        queued_until = (first if first > free_at else free_at) + seconds
+        finish = last + (wire if wire < SEGMENT_BYTES else SEGMENT_BYTES) * route.down
+        if finish < queued_until:
+            finish = queued_until
         # A short message looks ahead: what arrives before it must not have to wait behind it.
-        down.free_at = queued_until if now >= self._done else max(now, down.free_at) + seconds
+        if now >= self._done:
+            down.free_at = queued_until
+        else:
+            down.free_at = (now if now > free_at else free_at) + seconds
         route.target.received_bytes += wire
         queue = queued_until - last
         overflow = int(queue / route.down) - route.buffer_bytes
         if overflow > 0 or route.loss or route.duplication or route.reordering:
             finish = self._troubled(group, finish, overflow, max(queue, 0.0))
-        self._floor = finish = max(finish, self._floor)
+        if finish < self._floor:
+            finish = self._floor
+        self._floor = finish
         self._expect_acknowledgement(group, finish)
         return finish
 

@@ -46,8 +46,11 @@ class Channel:
 
     def reserve(self, now: float, seconds: float) -> float:
         """Take the next free stretch of so many seconds; returns when it ends."""
-        self.free_at = max(now, self.free_at) + seconds
-        return self.free_at
+        began = self.free_at
+        if began < now:
+            began = now
+        self.free_at = ends = began + seconds
+        return ends
 
 
 class Port:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from contextvars import Context
 from dataclasses import replace
+
 from psedge.protocol.ports import Reply, Transport
 from psedge.simulation.loop import VirtualLoop
 from psedge.simulation.network.connection import Connection

@@ -79,6 +79,7 @@ class VirtualTransport:
         """The connection on which the exchange has begun: one that was kept, or a new one."""
         network = self._network
         kept = self._idle.get((name, port))
+        connection = None
         while kept:
             connection = kept.pop()
             if not connection.caller_open:
@@ -90,9 +91,9 @@ class VirtualTransport:
         server = network.hosts.get(name)
         if server is None:
             raise UnreachableError(f"cannot connect to {exchange.url}: Name or service not known")
-        connection = Connection(network, self, self._host, server, port)
-        connection.connect(exchange)
-        return connection
+        opened = Connection(network, self, self._host, server, port, connection)
+        opened.connect(exchange)
+        return opened
 
     def _look(self) -> None:
         """A timer of the process: it does not run out while the process is stopped."""
