@@ -29,7 +29,7 @@ class Checked:
             lambda: self.now,
             CHECKERS,
             joined=lambda host: None,
-            pushed=lambda host: None,
+            pushed=lambda host, began: None,
             applied=lambda: None,
             snapped=lambda: None,
         )
