@@ -155,3 +155,17 @@ def test_the_table_never_contradicts_itself(steps: list[tuple[str, str, int, flo
         table.check_invariants()
         members = table.members().members
         assert len({member.worker for member in members}) == len(members)
+
+
+def test_a_place_under_a_suffix_is_settled_before_it_is_taken_over() -> None:
+    table = Membership(10.0, recent_seconds=3.0)
+    table.join("pi", 1, 0.0)
+    second = table.join("pi", 2, 0.0)
+    assert second.name == "pi-2"
+    table.renew(0, 1, 8.0)
+    assert table.displaced("pi", 3, 1.0) is None
+    displaced = table.displaced("pi", 3, 8.0)
+    assert displaced is not None
+    assert displaced.name == "pi-2"
+    assert table.join("pi", 3, 8.0).worker == second.worker
+    assert table.displaced("pi", 3, 8.0) is None

@@ -129,7 +129,8 @@ def unknown(what: str, name: str, known: Iterable[str]) -> str:
 
 
 def _read(name: str) -> dict[str, Any]:
-    return tomllib.loads((_FOLDER / name).read_text(encoding="utf-8"))
+    table: dict[str, Any] = tomllib.loads((_FOLDER / name).read_text(encoding="utf-8"))
+    return table
 
 
 @cache

@@ -137,6 +137,17 @@ class Membership:
             entry = msgspec.structs.replace(entry, worker=old.worker, before=old.totals)
         return self._changed(self._seen(entry))
 
+    def displaced(self, name: str, incarnation: int, now: float) -> WorkerEntry | None:
+        """The live but silent worker whose place `join` would give to a newcomer, if there is one.
+
+        What it holds has to be settled before.
+        """
+        wanted = name or DEFAULT_NAME
+        if self._holder_of(wanted, incarnation) is not None:
+            return None
+        holder = self.named(self._free_name(wanted, now))
+        return holder if holder is not None and holder.live else None
+
     def renew(
         self, worker: int, incarnation: int, now: float, heartbeat: Heartbeat | None = None
     ) -> bool:

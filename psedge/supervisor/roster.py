@@ -22,6 +22,8 @@ class Roster:
 
     def __init__(self, state: RunState, clock: Clock) -> None:
         self.changed = asyncio.Event()
+        #: Goodbyes that are being settled.
+        self._settling: set[asyncio.Task[None]] = set()
         self._state = state
         self._clock = clock
 
@@ -50,20 +52,25 @@ class Roster:
             await self.broadcast()
 
     async def take_over(self, message: Join, now: float) -> None:
-        """Settle what a crashed worker left behind before its successor of the same name joins."""
+        """Settle what a crashed worker left behind before its successor joins under its name."""
         membership = self._state.membership
-        entry = membership.named(message.name)
-        if entry is None or not entry.live or entry.incarnation == message.incarnation:
-            return
-        if now - entry.seen_at > membership.recent_seconds:
+        while (entry := membership.displaced(message.name, message.incarnation, now)) is not None:
             await self.leave(entry.worker, entry.incarnation)
 
     async def leave(self, worker: int, incarnation: int, failure: str = "") -> None:
         """An orderly goodbye; nothing happens if the worker is no live member."""
         entry = self._state.membership.leave(worker, incarnation, failure)
         if entry is not None:
-            await self.broadcast()
-            self._release(entry)
+            settling = asyncio.ensure_future(self._settle(entry))
+            self._settling.add(settling)
+            settling.add_done_callback(self._settling.discard)
+            # Who asked for this may be gone before the servers have answered, and the request is
+            # cancelled with its connection; the leaver's samples go back all the same.
+            await asyncio.shield(settling)
+
+    async def _settle(self, entry: WorkerEntry) -> None:
+        await self.broadcast()
+        self._release(entry)
 
     async def expire(self) -> None:
         """Give up the workers whose lease has run out."""
