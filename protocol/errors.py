@@ -66,7 +66,14 @@ class RefusedError(PsedgeError):
 
 
 class UnreachableError(PsedgeError):
-    """No answer from a peer; the request may or may not have been carried out."""
+    """No answer from a peer; the request may or may not have been carried out.
+
+    refused: the peer's machine answered that no process listens at that port.
+    """
+
+    def __init__(self, message: str, *, refused: bool = False) -> None:
+        super().__init__(message)
+        self.refused = refused
 
 
 def not_psedge(url: str, error: Exception) -> AddressError:
@@ -86,7 +93,9 @@ REFUSAL_CODES = (
     "forbidden",
     "model-differs",
     "not-found",
+    "not-primary",
     "not-ready",
+    "stale-term",
     "stopped",
     "too-large",
     "unknown-worker",

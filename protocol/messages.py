@@ -14,6 +14,18 @@ import msgspec
 
 from psedge.protocol.coding import CodingSettings
 from psedge.protocol.layout import Layout, Slice, TensorSlice
+from psedge.protocol.replicas import (
+    REPLICA_APPEND,
+    REPLICA_INSTALL,
+    REPLICA_REIGN,
+    REPLICA_SEAL,
+    SET_CHANGE,
+    Appended,
+    Reign,
+    ReplicaState,
+    Seal,
+    SetChange,
+)
 from psedge.protocol.shards import (
     LocalOptimizer,
     Members,
@@ -43,16 +55,21 @@ class Hello(msgspec.Struct, frozen=True):
 
 
 class HelloReply(msgspec.Struct, frozen=True):
+    """run: name of the run's folder. identity: tells this run from all others, also over a resume."""
+
     psedge: str
     wire: int
     supervisor: bool
     run: str
+    identity: str = ""
 
 
 class Register(msgspec.Struct, frozen=True):
     """A server joins: where it listens, as seen from itself.
 
-    lossless: names of the lossless stages that it can undo.
+    lossless: names of the lossless stages that it can undo. store: identity of the folder that it
+    keeps logs in, empty if it keeps none. run: identity of the run whose logs lie there, empty for
+    a new folder. replicas: what it holds. process, machine: pid and name of its machine.
     """
 
     psedge: str
@@ -61,24 +78,43 @@ class Register(msgspec.Struct, frozen=True):
     port: int
     incarnation: int
     lossless: tuple[str, ...] = ()
+    store: str = ""
+    run: str = ""
+    replicas: tuple[ReplicaState, ...] = ()
+    process: int = 0
+    machine: str = ""
 
 
 class RegisterReply(msgspec.Struct, frozen=True):
+    """run: identity of the run, for the folder that the server keeps logs in.
+
+    lease_seconds: how long the server may act for its shards from when it sent this request.
+    """
+
     server: int
     lease_seconds: float
     heartbeat_seconds: float
+    run: str = ""
 
 
 class ServerHeartbeatReply(msgspec.Struct, frozen=True):
-    """command: `register` when the supervisor does not know the server (it was restarted)."""
+    """command: `register` when the supervisor does not know the server (it was restarted).
+
+    lease_seconds: renewed from when the heartbeat was sent. reigns: those that the server's report
+    shows it has not heard of. drop: shards of which it holds a copy that nobody wants.
+    """
 
     command: Literal["continue", "stop", "register"]
+    lease_seconds: float = 0.0
+    reigns: tuple[Reign, ...] = ()
+    drop: tuple[int, ...] = ()
 
 
 class ShardAddress(msgspec.Struct, frozen=True):
-    """Where a shard lives. url: empty means at the supervisor's own address.
+    """Where a shard's primary is. url: empty means at the supervisor's own address.
 
     tensors: the matrices in its range of the parameter vector, see `Slice`.
+    term: of the primary; every request to it names the term.
     """
 
     shard: int
@@ -88,6 +124,7 @@ class ShardAddress(msgspec.Struct, frozen=True):
     buffers_start: int
     buffers_stop: int
     tensors: tuple[TensorSlice, ...] = ()
+    term: int = 0
 
     @property
     def slice(self) -> Slice:
@@ -149,6 +186,8 @@ class Join(msgspec.Struct, frozen=True):
     loader: bool
     local_samples: int | None = None
     dataset_samples: int | None = None
+    process: int = 0
+    machine: str = ""
 
 
 class JoinReply(msgspec.Struct, frozen=True):
@@ -156,6 +195,7 @@ class JoinReply(msgspec.Struct, frozen=True):
 
     lossless: names of the lossless stages that every server of the run can undo.
     lr_factor: the schedule's factor now; it matters to workers only with a local optimizer.
+    map_revision: of `shards`, see `ShardsQuery`.
     """
 
     worker: int
@@ -168,6 +208,27 @@ class JoinReply(msgspec.Struct, frozen=True):
     heartbeat_seconds: float
     local_optimizer: LocalOptimizer | None = None
     lr_factor: float = 1.0
+    map_revision: int = 0
+
+
+class ShardsQuery(msgspec.Struct, frozen=True):
+    """Where are the primaries now? A long poll: answered when the map is newer than `revision`.
+
+    suspects: shards whose primary, as of `revision`, does not answer or refuses: the supervisor
+    looks after them at once.
+    """
+
+    worker: int
+    incarnation: int
+    revision: int
+    suspects: tuple[int, ...] = ()
+
+
+class ShardsReply(msgspec.Struct, frozen=True):
+    """The newest map; its revision is the asked one if nothing has changed for a while."""
+
+    revision: int
+    shards: tuple[ShardAddress, ...]
 
 
 class Claim(msgspec.Struct, frozen=True):
@@ -214,10 +275,14 @@ class Heartbeat(msgspec.Struct, frozen=True):
 
 
 class HeartbeatReply(msgspec.Struct, frozen=True):
-    """lr_factor: the schedule's factor now, for workers with a local optimizer."""
+    """lr_factor: the schedule's factor now, for workers with a local optimizer.
+
+    map_revision: of the shards' addresses; ask for them if it is newer than the known ones.
+    """
 
     command: Literal["continue", "stop", "rejoin"]
     lr_factor: float = 1.0
+    map_revision: int = 0
 
 
 class Leave(msgspec.Struct, frozen=True):
@@ -243,6 +308,7 @@ EXPERIMENT = "/v1/experiment"
 DEFINE = "/v1/define"
 FROZEN = "/v1/frozen"
 JOIN = "/v1/join"
+SHARDS = "/v1/shards"
 CLAIM = "/v1/claim"
 HEARTBEAT = "/v1/heartbeat"
 LEAVE = "/v1/leave"
@@ -262,6 +328,7 @@ PATHS: dict[str, tuple[type[msgspec.Struct] | None, type[msgspec.Struct] | None]
     DEFINE: (None, Acknowledged),
     FROZEN: (Acknowledged, None),
     JOIN: (Join, JoinReply),
+    SHARDS: (ShardsQuery, ShardsReply),
     CLAIM: (Claim, ClaimReply),
     HEARTBEAT: (Heartbeat, HeartbeatReply),
     LEAVE: (Leave, Acknowledged),
@@ -273,4 +340,9 @@ PATHS: dict[str, tuple[type[msgspec.Struct] | None, type[msgspec.Struct] | None]
     SHARD_ASSIGN: (None, Acknowledged),
     SHARD_MEMBERS: (Members, ServerReport),
     SHARD_STATE: (Acknowledged, None),
+    REPLICA_APPEND: (None, Appended),
+    REPLICA_INSTALL: (None, Appended),
+    REPLICA_SEAL: (Seal, ReplicaState),
+    REPLICA_REIGN: (Reign, ReplicaState),
+    SET_CHANGE: (SetChange, Reign),
 }

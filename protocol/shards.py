@@ -11,6 +11,7 @@ import msgspec
 
 from psedge.protocol.coding import CodingSettings
 from psedge.protocol.layout import Slice, TensorSlice
+from psedge.protocol.replicas import Position, ReplicaState, Reign
 
 
 class GroupSettings(msgspec.Struct, frozen=True):
@@ -69,6 +70,16 @@ class Segment(msgspec.Struct, frozen=True):
     group: int
 
 
+class LogSettings(msgspec.Struct, frozen=True):
+    """What becomes of a shard's log; see `psedge.server.config.DurabilityConfig`."""
+
+    sync: Literal["off", "group", "always"] = "off"
+    sync_seconds: float = 1.0
+    segment_bytes: int = 64 * 10**6
+    snapshot_bytes: int = 256 * 10**6
+    digest_every: int = 256
+
+
 class Assignment(msgspec.Struct, frozen=True):
     """What a server needs to own a shard; its arrays travel with it.
 
@@ -90,6 +101,7 @@ class Assignment(msgspec.Struct, frozen=True):
     sync: SyncSettings
     tensors: tuple[TensorSlice, ...] = ()
     coding: CodingSettings = CodingSettings()
+    log: LogSettings = LogSettings()
 
     @property
     def slice(self) -> Slice:
@@ -121,6 +133,7 @@ class ShardReport(msgspec.Struct, frozen=True):
 
     workers: of shard 0 only, those whose progress changed since the last heartbeat that was
     answered, the latest changes last. revision: of the members as the shard knows them.
+    contributors: workers whose gradients are in the latest update.
     """
 
     shard: int
@@ -133,6 +146,21 @@ class ShardReport(msgspec.Struct, frozen=True):
     lag_max: int
     workers: tuple[Progress, ...] = ()
     revision: int = -1
+    contributors: int = 0
+
+
+class AccountState(msgspec.Struct, frozen=True):
+    """What a shard knows of one incarnation of a worker, for a copy that behaves like it.
+
+    clock: at the gate. latest_status: number of a `wire.Status`. member: whether it is live.
+    """
+
+    progress: Progress
+    clock: int = 0
+    latest_status: int = 0
+    latest_samples: int = 0
+    member: bool = False
+    idle: bool = False
 
 
 class ShardState(msgspec.Struct, frozen=True):
@@ -140,6 +168,9 @@ class ShardState(msgspec.Struct, frozen=True):
 
     clock: the largest that any worker has reached. workers: pushes of a `bsp` round that was not
     complete are not in it, so whoever sends them again has them applied.
+    accounts: of an image, from which a copy goes on bit for bit: everyone with an account, members
+    first, each in the shard's own order; `workers` is then empty. None in a checkpoint, whose
+    workers join anew. revision: of the members; only an image has one.
     """
 
     version: int = 0
@@ -153,16 +184,24 @@ class ShardState(msgspec.Struct, frozen=True):
     staleness_max: int = 0
     lag_max: int = 0
     workers: tuple[Progress, ...] = ()
+    accounts: tuple[AccountState, ...] | None = None
+    revision: int = -1
 
 
 class ShardOrder(msgspec.Struct, frozen=True):
-    """A shard on its way between supervisor and server; its arrays travel with it.
+    """A shard on its way between supervisor, servers and disks; its arrays travel with it.
 
     state: None makes a new shard of the arrays, otherwise it continues where the state says.
+    reign: who holds it, for the receiver to find its role; None in a checkpoint and on disk.
+    at: the entry that the state includes; terms: (term, index of its first entry) of the latest
+    terms in its log, oldest first.
     """
 
     assignment: Assignment
     state: ShardState | None = None
+    reign: Reign | None = None
+    at: Position = Position()
+    terms: tuple[tuple[int, int], ...] = ()
 
 
 class Member(msgspec.Struct, frozen=True):
@@ -191,7 +230,8 @@ class ServerReport(msgspec.Struct, frozen=True):
     """All shards of a server; the reply to Members and each server heartbeat.
 
     incarnation: as the server registered; a supervisor that was started anew may have given the
-    number `server` to another by now.
+    number `server` to another by now. shards: those of which it is the primary, as far as their
+    pushes are acknowledged. replicas: every copy that it holds.
     """
 
     server: int
@@ -199,6 +239,7 @@ class ServerReport(msgspec.Struct, frozen=True):
     shards: tuple[ShardReport, ...]
     bytes_received: int = 0
     bytes_sent: int = 0
+    replicas: tuple[ReplicaState, ...] = ()
 
 
 class LocalOptimizer(msgspec.Struct, frozen=True):

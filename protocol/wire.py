@@ -1,6 +1,6 @@
 """The one frame format of psedge: an exchange between a worker and a shard.
 
-A frame is a header of 120 bytes and three sections of raw bytes, in this order: payload (a codec's
+A frame is a header of 124 bytes and three sections of raw bytes, in this order: payload (a codec's
 output), buffers (float32), counters (the integer and bool buffers as they are). All integers are
 little-endian. `docs/wire.md` has the byte table, `tests/golden/` the bytes; a change to either
 raises WIRE_VERSION. No other module packs or unpacks bytes of a frame.
@@ -16,14 +16,14 @@ import msgspec
 
 from psedge.protocol.errors import FrameError
 
-WIRE_VERSION = 3
+WIRE_VERSION = 4
 MAGIC = b"PSEG"
 
-#: magic, wire version, kind, flags, shard, worker, incarnation, sequence, version, clock, samples,
+#: magic, wire version, kind, flags, shard, term, worker, incarnation, sequence, version, clock, samples,
 #: codec, lossless, reply codec, reply lossless, status, content, deltas, staleness, lag, codec
 #: parameters, receive microseconds, buffers version, position, digest, payload bytes, buffers
 #: bytes, counters bytes, CRC-32 of all bytes before it.
-_HEADER = struct.Struct("<4sHBBIIQQQQIBBBBBBHII8sIQQQIIII")
+_HEADER = struct.Struct("<4sHBBIIIQQQQIBBBBBBHII8sIQQQIIII")
 HEADER_BYTES = _HEADER.size
 _CRC = struct.Struct("<I")
 
@@ -88,6 +88,7 @@ class Header(msgspec.Struct, frozen=True):
     worker: int
     incarnation: int
     flags: Flag = Flag.NONE
+    term: int = 0
     sequence: int = 0
     version: int = 0
     clock: int = 0
@@ -120,8 +121,9 @@ def encode_header(header: Header) -> bytes:
     """HEADER_BYTES bytes. Raises FrameError if a field does not fit its place."""
     try:
         packed = _HEADER.pack(
-            MAGIC, WIRE_VERSION, header.kind, header.flags, header.shard, header.worker,
-            header.incarnation, header.sequence, header.version, header.clock, header.samples,
+            MAGIC, WIRE_VERSION, header.kind, header.flags, header.shard, header.term,
+            header.worker, header.incarnation, header.sequence, header.version, header.clock,
+            header.samples,
             header.codec, header.lossless, header.reply_codec, header.reply_lossless,
             header.status, header.content, header.deltas, header.staleness, header.lag,
             header.codec_parameters, header.receive_microseconds, header.buffers_version,
@@ -142,7 +144,7 @@ def decode_header(data: bytes | bytearray | memoryview) -> Header:
     if len(data) != HEADER_BYTES:
         raise FrameError(f"a frame header is {HEADER_BYTES} bytes, got {len(data)}")
     (
-        magic, wire_version, kind, flags, shard, worker, incarnation, sequence, version, clock,
+        magic, wire_version, kind, flags, shard, term, worker, incarnation, sequence, version, clock,
         samples, codec, lossless, reply_codec, reply_lossless, status, content, deltas, staleness,
         lag, codec_parameters, receive_microseconds, buffers_version, position, digest,
         payload_bytes, buffers_bytes, counters_bytes, checksum,
@@ -160,7 +162,7 @@ def decode_header(data: bytes | bytearray | memoryview) -> Header:
         raise FrameError(f"unknown flags {flags:#04x}")
     try:
         return Header(
-            kind=_KINDS[kind], flags=_FLAGS[flags], shard=shard, worker=worker,
+            kind=_KINDS[kind], flags=_FLAGS[flags], shard=shard, term=term, worker=worker,
             incarnation=incarnation, sequence=sequence, version=version, clock=clock,
             samples=samples, codec=codec, lossless=lossless, reply_codec=reply_codec,
             reply_lossless=reply_lossless, status=_STATUSES[status], content=_CONTENTS[content],

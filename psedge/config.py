@@ -12,7 +12,13 @@ import msgspec
 from msgspec import Meta
 
 from psedge.compression.config import CompressionConfig
-from psedge.server.config import OptimizerConfig, ScheduleConfig, SyncConfig
+from psedge.server.config import (
+    DurabilityConfig,
+    OptimizerConfig,
+    ReplicationConfig,
+    ScheduleConfig,
+    SyncConfig,
+)
 from psedge.worker.config import DataConfig, ModelConfig, WorkerConfig
 
 #: What a config says where a program gave psedge.run a Python object that has no name.
@@ -101,14 +107,21 @@ class ClusterConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         float, Meta(gt=0, description="Time between two signs of life of a node.")
     ] = 1.0
     lease_seconds: Annotated[
-        float,
+        Annotated[float, Meta(gt=0)] | None,
         Meta(
-            gt=0,
             description="A node silent for so long is taken for dead: it holds nobody back any "
-            "more and its data goes to the others. Shorter reacts sooner; a loaded Pi on Wi-Fi "
-            "needs some 10 s.",
+            "more and its data goes to the others. Absent: measured for each node from how "
+            "regularly it is heard (phi accrual, Hayashibara et al. 2004), 5 to 60 s.",
         ),
-    ] = 10.0
+    ] = None
+    supervisor_apart: Annotated[
+        bool,
+        Meta(
+            description="Whether the first `psedge server` only supervises: all `servers` join it "
+            "then, training does not notice when it is killed, and its machine needs no room for "
+            "shards. `psedge run` starts it as a process, `psedge simulate` as a host more."
+        ),
+    ] = False
     range_batches: Annotated[
         int,
         Meta(
@@ -190,4 +203,6 @@ class Experiment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     compression: CompressionConfig = CompressionConfig()
     worker: WorkerConfig = WorkerConfig()
     cluster: ClusterConfig = ClusterConfig()
+    replication: ReplicationConfig = ReplicationConfig()
+    durability: DurabilityConfig = DurabilityConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()

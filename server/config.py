@@ -201,3 +201,62 @@ class SyncConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             "with `outer_lr = 0.7`.",
         ),
     ] = 0.0
+
+
+class ReplicationConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How many servers hold each part of the model, and what counts as having it."""
+
+    replicas: Annotated[
+        int,
+        Meta(
+            ge=1,
+            description="Copies of each shard, each on another server, so at most as many as there "
+            "are servers. With 2, the loss of any server loses nothing and stops nobody; each "
+            "costs its server the memory and the work of another shard.",
+        ),
+    ] = 2
+    acks: Annotated[
+        Literal["primary", "replica", "all"],
+        Meta(
+            description="A push is acknowledged once it is in the log of the `primary`, of one "
+            "backup too (`replica`), or of `all` copies. With `primary`, what the backups lack "
+            "is lost with the primary; that is counted and reported."
+        ),
+    ] = "replica"
+    digest_every: Annotated[
+        int,
+        Meta(
+            ge=1,
+            description="Log entries between two digests, by which backups prove that they are "
+            "the same bit for bit; one that is not is made anew.",
+        ),
+    ] = 256
+
+
+class DurabilityConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What servers keep on their disks between checkpoints."""
+
+    log: Annotated[
+        Literal["off", "group", "always"],
+        Meta(
+            description="Whether each server writes accepted pushes to disk. `off`: after a power "
+            "cut of all copies, training goes on from the last checkpoint. `group`: written at "
+            "once and forced to disk every `sync_seconds`; a killed process loses nothing, a power "
+            "cut at most that time. `always`: a push is in the log only when it is on the disk."
+        ),
+    ] = "off"
+    sync_seconds: Annotated[
+        float, Meta(gt=0, description="With `group`: time between two syncs; SD cards like more.")
+    ] = 1.0
+    segment_mb: Annotated[
+        int, Meta(ge=1, description="Size in MB at which a log file is full and the next begins.")
+    ] = 64
+    snapshot_mb: Annotated[
+        int,
+        Meta(
+            ge=1,
+            description="MB of log after which a snapshot of the shard is written and log files "
+            "before the snapshot that precedes it are removed. A server's disk holds at most two "
+            "snapshots and twice this much log for each of its shards.",
+        ),
+    ] = 256
