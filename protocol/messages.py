@@ -235,11 +235,17 @@ class Claim(msgspec.Struct, frozen=True):
     """A worker asks for its next range of samples; a long poll.
 
     idle: it has pushed all it had, so it holds nobody back while it waits.
+    claim: number of the claim under this incarnation, from 1. It rises by one with every range
+    that the worker has taken over, and a worker never has two claims of different numbers open.
+    So a claim that repeats the number of the latest range handed out gets that range again: its
+    answer was lost. Both sides then agree on the order of the worker's ranges. For an older number
+    nothing is handed out: that claim was overtaken by its own repetition. 0 is not counted.
     """
 
     worker: int
     incarnation: int
     idle: bool
+    claim: int = 0
 
 
 class ClaimReply(msgspec.Struct, frozen=True):

@@ -11,7 +11,7 @@ import msgspec
 
 from psedge.protocol.coding import CodingSettings
 from psedge.protocol.layout import Slice, TensorSlice
-from psedge.protocol.replicas import Position, ReplicaState, Reign
+from psedge.protocol.replicas import Position, Reign, ReplicaState
 
 
 class GroupSettings(msgspec.Struct, frozen=True):
@@ -170,7 +170,8 @@ class ShardState(msgspec.Struct, frozen=True):
     complete are not in it, so whoever sends them again has them applied.
     accounts: of an image, from which a copy goes on bit for bit: everyone with an account, members
     first, each in the shard's own order; `workers` is then empty. None in a checkpoint, whose
-    workers join anew. revision: of the members; only an image has one.
+    workers join anew. revision: of the members; only an image has one. mean_lag: of the latest
+    pushes. contributors: to the latest update.
     """
 
     version: int = 0
@@ -186,6 +187,8 @@ class ShardState(msgspec.Struct, frozen=True):
     workers: tuple[Progress, ...] = ()
     accounts: tuple[AccountState, ...] | None = None
     revision: int = -1
+    mean_lag: float = 0.0
+    contributors: int = 0
 
 
 class ShardOrder(msgspec.Struct, frozen=True):

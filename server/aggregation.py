@@ -39,7 +39,7 @@ class Mean:
 
     The mean gradient is `dense` + the sum of `weights` * `opened`. dense: None adds nothing; the
     array is valid, and free to be overwritten, until the next `add`. buffers, counters: None if
-    nobody sent any.
+    nobody sent any. contributors: distinct workers whose gradients are in it.
     """
 
     opened: Sequence[Opened]
@@ -47,6 +47,7 @@ class Mean:
     dense: Float32Array | None
     buffers: Float32Array | None
     counters: bytes | None
+    contributors: int
 
 
 class Round:
@@ -78,6 +79,7 @@ class Round:
         self._buffers_samples = 0
         self._counters: bytes | None = None
         self._counters_worker = -1
+        self._workers: set[int] = set()
 
     def add(self, push: Push, opened: Opened, buffers: Float32Array) -> None:
         """Add a push whose payload has been checked.
@@ -91,6 +93,7 @@ class Round:
         self._opened.append(opened)
         self._opened_samples.append(push.samples)
         self._samples += push.samples
+        self._workers.add(push.worker)
         if push.buffers is not None:
             if self._buffers is None:
                 self._buffers = buffers.copy()
@@ -108,7 +111,7 @@ class Round:
         dense = self._sum if self._summed else None
         if dense is not None:
             np.multiply(dense, np.float32(1 / self._samples), out=dense)
-        mean = Mean(self._opened, weights, dense, self._buffers, self._counters)
+        mean = Mean(self._opened, weights, dense, self._buffers, self._counters, len(self._workers))
         self._start()
         return mean
 
@@ -120,6 +123,7 @@ class Round:
         assert not self._summed or self._sum is not None
         assert 0 <= self._buffers_samples <= self._samples
         assert (self._buffers is None) == (self._buffers_samples == 0)
+        assert bool(self._workers) == (self._samples > 0)
 
     def _fold(self) -> None:
         """Decode the kept payloads into the sum, weighted by their samples."""

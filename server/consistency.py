@@ -11,9 +11,9 @@ bound is 0 in `bsp`, `staleness_bound` in `ssp`, infinite in `asp`. Two things f
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
-from psedge.protocol.shards import Member, SyncSettings
+from psedge.protocol.shards import AccountState, Member, Members, SyncSettings
 
 
 class Gate:
@@ -41,9 +41,32 @@ class Gate:
         return tuple(self._members.values())
 
     @property
+    def clocks(self) -> Mapping[int, int]:
+        """The clock of each member."""
+        return self._clocks
+
+    @property
     def largest(self) -> int:
         """The largest clock that any worker has reached."""
         return self._largest
+
+    def restore(self, accounts: Iterable[AccountState]) -> None:
+        """Take over the members of a gate that this one continues, each at its clock."""
+        members = [account for account in accounts if account.member]
+        for account in members:
+            worker, incarnation = account.progress.worker, account.progress.incarnation
+            self._members[worker] = Member(worker, incarnation, account.idle)
+            self._clocks[worker] = account.clock
+        self.active = sum(not account.idle for account in members)
+        self._find_floor()
+
+    def agrees(self, members: Members) -> bool:
+        """Whether a list of all members, or of changes among them, would change nothing."""
+        if any(self._members.get(member.worker) != member for member in members.members):
+            return False
+        if members.since is None:
+            return len(members.members) == len(self._members)
+        return self._members.keys().isdisjoint(members.gone)
 
     def set_members(self, members: Iterable[Member]) -> None:
         """Take over the live workers, all of them. A new incarnation is a new member."""

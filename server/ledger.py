@@ -7,12 +7,12 @@ push, and the count of samples tells the supervisor which part of a leaver's dat
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
 
-from psedge.protocol.shards import Member, Progress, ShardReport, ShardState
+from psedge.protocol.shards import AccountState, Member, Progress, ShardReport, ShardState
 from psedge.protocol.wire import Status
 from psedge.server.push import Outcome, Push
 
@@ -52,6 +52,20 @@ class _Account:
     def key(self) -> tuple[int, int]:
         return self.progress.worker, self.progress.incarnation
 
+    @classmethod
+    def restored(cls, saved: AccountState) -> _Account:
+        """Raises ValueError for a status that is none."""
+        status = Status(saved.latest_status)
+        sequence = saved.progress.sequence
+        return cls(saved.progress, sequence, status, saved.latest_samples, saved.idle)
+
+    def saved(self, clock: int, *, member: bool) -> AccountState:
+        """clock: at the gate. What is pending is not in it."""
+        status = int(self.latest_status)
+        return AccountState(
+            self.progress, clock, status, self.latest_samples, member=member, idle=self.idle
+        )
+
     def settle(self, entry: _Entry) -> None:
         """Count one push; called in the order of the sequences."""
         done, outcome = self.progress, entry.outcome
@@ -66,6 +80,7 @@ class _Account:
             pushes_refused_nonfinite=done.pushes_refused_nonfinite
             + (status is Status.REFUSED_NONFINITE),
             pushes_refused_lag=done.pushes_refused_lag + (status is Status.REFUSED_LAG),
+            staleness=outcome.staleness,
             staleness_max=max(done.staleness_max, outcome.staleness),
             lag_max=max(done.lag_max, outcome.lag),
         )
@@ -75,26 +90,33 @@ class Ledger:
     """Accounts of the members and of the departed, and totals over everyone there ever was."""
 
     def __init__(self, state: ShardState) -> None:
+        """Raises ValueError if the state's accounts have a status that is none."""
         self.samples_applied = state.samples_applied
         self.samples_seen = state.samples_seen
         self.pushes_applied = state.pushes_applied
         self.pushes_refused = state.pushes_refused
         self.staleness_max = state.staleness_max
         self.lag_max = state.lag_max
-        self._members: dict[int, _Account] = {}
-        #: By worker and incarnation, in the order of departure. A restored shard has no members
-        #: yet, only workers that may come back.
+        accounts = state.accounts or ()
+        self._members = {
+            saved.progress.worker: _Account.restored(saved) for saved in accounts if saved.member
+        }
+        #: By worker and incarnation, in the order of departure. After a checkpoint there are no
+        #: members yet, only workers that may come back.
         self._departed = {
             (progress.worker, progress.incarnation): _Account(progress, progress.sequence)
             for progress in state.workers
         }
+        for account in (_Account.restored(saved) for saved in accounts if not saved.member):
+            self._departed[account.key] = account
         #: Sum of the latest samples of all members that are not idle.
-        self._active_samples = 0
+        self._active_samples = sum(_active(account) for account in self._members.values())
         #: The number of each account's latest change, the latest last.
         self._changes: dict[tuple[int, int], int] = {}
         self._change = 0
-        for account in self._departed.values():
-            self._note_change(account)
+        for account in (*self._departed.values(), *self._members.values()):
+            if account.received or state.accounts is None:
+                self._note_change(account)
 
     def is_member(self, worker: int, incarnation: int | None = None) -> bool:
         """Whether the worker is a member, under this incarnation or under any."""
@@ -180,6 +202,29 @@ class Ledger:
         account = self._members[worker]
         others = self._active_samples - _active(account)
         return account.latest_samples / (account.latest_samples + others)
+
+    def accounts(self, clocks: Mapping[int, int]) -> tuple[AccountState, ...]:
+        """All accounts, for a ledger that goes on as this one; what is pending is left out.
+
+        clocks: of the members, at the gate.
+        """
+        members = [
+            account.saved(clocks[worker], member=True) for worker, account in self._members.items()
+        ]
+        departed = [
+            account.saved(account.progress.clock, member=False)
+            for account in self._departed.values()
+        ]
+        return (*members, *departed)
+
+    @property
+    def has_pending(self) -> bool:
+        """Whether some push waits for its round; O(members)."""
+        return any(account.pending for account in self._members.values())
+
+    def received(self) -> list[int]:
+        """The latest sequence of each member, those of an unfinished round included."""
+        return [account.received for account in self._members.values()]
 
     def report(
         self, shard: int, version: int, workers: tuple[Progress, ...] | None = None

@@ -6,6 +6,8 @@ import msgspec
 
 from psedge.compression.codec import Float32Array
 from psedge.compression.coder import Opened
+from psedge.protocol.errors import FrameError
+from psedge.protocol.layout import Slice
 from psedge.protocol.wire import Status
 
 
@@ -43,3 +45,24 @@ class Outcome(msgspec.Struct, frozen=True):
     clock: int
     staleness: int
     lag: int
+
+
+def check_fits(push: Push, piece: Slice, buffers: int, counters: int) -> None:
+    """Raise FrameError unless a push is one to a shard that holds `piece`.
+
+    buffers, counters: how many elements, and how many bytes, the shard has of them.
+    """
+    if push.sequence < 1 or push.samples < 1:
+        raise FrameError("a push has a sequence number and samples, both from 1")
+    pushed = push.opened.piece if push.opened is not None else piece
+    if pushed is not piece and pushed != piece:
+        raise FrameError(
+            f"the shard holds {piece.elements} parameters from {piece.offset} on, "
+            f"the push {pushed.elements} from {pushed.offset} on"
+        )
+    if push.buffers is not None and push.buffers.shape != (buffers,):
+        raise FrameError(f"the shard holds {buffers} buffers, the push {len(push.buffers)}")
+    if push.counters is not None and len(push.counters) != counters:
+        raise FrameError(
+            f"the shard holds {counters} bytes of counters, the push {len(push.counters)}"
+        )

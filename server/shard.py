@@ -18,18 +18,27 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
 
 from psedge.compression.codec import Float32Array
 from psedge.compression.coder import Opened
 from psedge.protocol.errors import FrameError, RefusedError
-from psedge.protocol.shards import Assignment, Member, Members, ShardReport, ShardState
+from psedge.protocol.shards import (
+    AccountState,
+    Assignment,
+    Member,
+    Members,
+    Progress,
+    ShardReport,
+    ShardState,
+)
 from psedge.protocol.wire import Status
 from psedge.server import schedule
 from psedge.server.aggregation import Round, merge_buffers
 from psedge.server.consistency import Gate, weight_of
 from psedge.server.ledger import Ledger
-from psedge.server.push import Outcome, Push
+from psedge.server.push import Outcome, Push, check_fits
 from psedge.server.update_rule import UpdateRule
 
 __all__ = ["Outcome", "Push", "Shard"]
@@ -50,6 +59,9 @@ class Shard:
     counters: the model's integer and bool buffers as raw bytes; empty on all shards but the first.
     piece: its range of the parameter vector.
     version: updates applied. buffers_version: changes of buffers or counters.
+    taken: pushes and lists of members that changed anything; retries and the like do not.
+    left_out: of these the latest ones, which belong to an unfinished round of `bsp` and are
+    therefore not in an image.
     """
 
     def __init__(
@@ -77,17 +89,27 @@ class Shard:
         self._rule = UpdateRule(assignment.optimizer, assignment.segments, elements)
         self._rule.steps = state.optimizer_steps
         self._gate = Gate(assignment.sync, largest=state.clock)
+        self._gate.restore(state.accounts or ())
         self._ledger = Ledger(state)
-        self._round = Round(elements, state.clock) if assignment.sync.mode == "bsp" else None
+        self._round = Round(elements, self._gate.floor) if assignment.sync.mode == "bsp" else None
         self.piece = assignment.slice
-        self._revision = -1
-        self._mean_lag = 0.0
+        self.taken = 0
+        self.left_out = 0
+        #: What an image had said just before the first push of the unfinished round.
+        self._round_began = state
+        self._revision = state.revision
+        self._mean_lag = state.mean_lag
+        self._contributors = state.contributors
 
     @classmethod
     def restored(
         cls, assignment: Assignment, state: ShardState, arrays: Mapping[str, NDArray[Any]]
     ) -> Shard:
-        """A shard as `state()` described it; raises FrameError if anything does not fit."""
+        """A shard as `state()` or `image()` described it. Raises FrameError if something is amiss.
+
+        After an image it goes on bit for bit as the first one; after a checkpoint its workers have
+        to join again.
+        """
         try:
             shard = cls(
                 assignment,
@@ -100,25 +122,32 @@ class Shard:
                 vector[:] = _owned(name, arrays[f"optimizer.{name}"], len(vector))
         except KeyError as error:
             raise FrameError(f"the shard's state lacks {error.args[0]}") from error
+        except ValueError as error:
+            raise FrameError(f"the shard's state: {error}") from error
         return shard
 
-    def set_members(self, members: Members) -> None:
-        """Take over who is live. Call before anyone pushes, and ask `may_proceed` again after."""
-        if members.revision < self._revision:
-            return
+    def set_members(self, members: Members) -> bool:
+        """Take over who is live. Call before anyone pushes, and ask `may_proceed` again after.
+
+        False: it changed nothing, being older, or nothing new, or a change of a list that never
+        came here.
+        """
+        if not self._is_news(members):
+            return False
         if members.since is None:
             self._gate.set_members(members.members)
             self._ledger.set_members(members.members)
-        elif members.since <= self._revision:
+        else:
             self._gate.change_members(members.members, members.gone)
             self._ledger.change_members(members.members, members.gone)
-        else:
-            return
         self._revision = members.revision
         for member in members.members:
             self._ledger.place(member.worker, self._gate.clock(member.worker))
+        self.taken += 1
+        self.left_out += self.left_out > 0
         if self._round is not None:
             self._end_round(self._round, self._lr_factor())
+        return True
 
     def require(self, worker: int, incarnation: int) -> None:
         """Raise RefusedError `unknown-worker` unless this incarnation is a member."""
@@ -160,7 +189,7 @@ class Shard:
         that do not fit; neither changes anything.
         """
         self.require(push.worker, push.incarnation)
-        self._check(push)
+        check_fits(push, self.piece, len(self.buffers), len(self.counters))
         if self._ledger.is_duplicate(push):
             status = self._ledger.status_of_retry(push)
             return Outcome(status, self._gate.clock(push.worker), staleness=0, lag=0)
@@ -168,6 +197,7 @@ class Shard:
         weight = weight_of(self.assignment.sync, lag)
         # Comes first, since it raises for a malformed payload.
         status = _judge(push.opened, weight)
+        self._begin_entry()
         self._mean_lag += LAG_FADE * (lag - self._mean_lag)
         staleness = self._gate.staleness(push.worker)
         outcome = Outcome(status, self._gate.advance(push.worker), staleness, lag)
@@ -194,7 +224,7 @@ class Shard:
 
     def report(self) -> ShardReport:
         """The shard in figures, with the progress of members and of recent leavers."""
-        return self._ledger.report(self.assignment.shard, self.version)
+        return msgspec.structs.replace(self._report(None), revision=-1)
 
     def news(self, since: int, most: int | None = None) -> tuple[ShardReport, int]:
         """For the supervisor: what changed of progress after change `since`, the latest last.
@@ -202,34 +232,35 @@ class Shard:
         Returns also up to which change that is. most: workers whose progress is told at most.
         """
         workers, change = self._ledger.changes(since, most)
-        report = self._ledger.report(self.assignment.shard, self.version, workers)
-        return msgspec.structs.replace(report, revision=self._revision), change
+        return self._report(workers), change
 
     def summary(self) -> ShardReport:
         """For the supervisor, without the progress of workers."""
-        report = self._ledger.report(self.assignment.shard, self.version, ())
-        return msgspec.structs.replace(report, revision=self._revision)
+        return self._report(())
 
     def state(self) -> tuple[ShardState, dict[str, NDArray[Any]]]:
         """All that `restored` needs. The arrays are the live ones: use them before the next push.
 
         An unfinished round of `bsp` is left out; its workers' progress does not count it yet.
         """
-        report = self.report()
-        state = ShardState(
-            version=self.version,
-            buffers_version=self.buffers_version,
-            optimizer_steps=self._rule.steps,
-            clock=self._gate.largest,
-            samples_applied=report.samples_applied,
-            samples_seen=report.samples_seen,
-            pushes_applied=report.pushes_applied,
-            pushes_refused=report.pushes_refused,
-            staleness_max=report.staleness_max,
-            lag_max=report.lag_max,
-            workers=report.workers,
-        )
-        return state, self.arrays()
+        return self._state(self.report().workers), self.arrays()
+
+    def image(self) -> tuple[ShardState, dict[str, NDArray[Any]], int]:
+        """What a copy goes on from bit for bit, and `left_out`: what is to be pushed to it first.
+
+        Within a round of `bsp` that is how things were before the round's first push. The arrays
+        are the live ones: use them before the next push.
+        """
+        state = self._round_began if self.left_out else self._image()
+        return state, self.arrays(), self.left_out
+
+    def digest(self) -> int:
+        """64 bits that two copies have in common only if they are the same."""
+        whole = xxhash.xxh3_64()
+        for array in self.arrays().values():
+            whole.update(array.data)
+        whole.update(msgspec.msgpack.encode((self._image(), self._ledger.received())))
+        return whole.intdigest()
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """All vectors by name, the live ones: those of the update rule too."""
@@ -248,31 +279,66 @@ class Shard:
         self._ledger.check_invariants()
         assert self._rule.steps <= self.version
         assert self.version <= self._ledger.pushes_applied
+        assert self._contributors <= max(1, self._ledger.pushes_applied)
+        assert 0 <= self.left_out <= self.taken
         if self._round is not None:
             self._round.check_invariants()
             assert self._round.clock == self._gate.floor
+            assert self.left_out or not self._round.kept
+        # What a leaver has in a round is counted at once, so there may be nothing pending in it.
+        assert self.left_out or not self._ledger.has_pending
+
+    def _is_news(self, members: Members) -> bool:
+        """Whether a list says something new, or changes one that this shard knows."""
+        changes = -1 if members.since is None else members.since
+        if members.revision < self._revision or changes > self._revision:
+            return False
+        return members.revision > self._revision or not self._gate.agrees(members)
+
+    def _begin_entry(self) -> None:
+        """A push changes something from here on."""
+        self.taken += 1
+        if self._round is not None:
+            if not self.left_out:
+                self._round_began = self._image()
+            self.left_out += 1
+
+    def _report(self, workers: tuple[Progress, ...] | None) -> ShardReport:
+        report = self._ledger.report(self.assignment.shard, self.version, workers)
+        return msgspec.structs.replace(
+            report, revision=self._revision, contributors=self._contributors
+        )
+
+    def _image(self) -> ShardState:
+        return self._state((), self._ledger.accounts(self._gate.clocks), self._revision)
+
+    def _state(
+        self,
+        workers: tuple[Progress, ...],
+        accounts: tuple[AccountState, ...] | None = None,
+        revision: int = -1,
+    ) -> ShardState:
+        ledger = self._ledger
+        return ShardState(
+            version=self.version,
+            buffers_version=self.buffers_version,
+            optimizer_steps=self._rule.steps,
+            clock=self._gate.largest,
+            samples_applied=ledger.samples_applied,
+            samples_seen=ledger.samples_seen,
+            pushes_applied=ledger.pushes_applied,
+            pushes_refused=ledger.pushes_refused,
+            staleness_max=ledger.staleness_max,
+            lag_max=ledger.lag_max,
+            workers=workers,
+            accounts=accounts,
+            revision=revision,
+            mean_lag=self._mean_lag,
+            contributors=self._contributors,
+        )
 
     def _lr_factor(self) -> float:
         return schedule.factor(self.assignment.schedule, self._ledger.samples_seen)
-
-    def _check(self, push: Push) -> None:
-        if push.sequence < 1 or push.samples < 1:
-            raise FrameError("a push has a sequence number and samples, both from 1")
-        piece = push.opened.piece if push.opened is not None else self.piece
-        if piece is not self.piece and piece != self.piece:
-            raise FrameError(
-                f"the shard holds {self.piece.elements} parameters from {self.piece.offset} on, "
-                f"the push {piece.elements} from {piece.offset} on"
-            )
-        if push.buffers is not None and push.buffers.shape != self.buffers.shape:
-            raise FrameError(
-                f"the shard holds {len(self.buffers)} buffers, the push {len(push.buffers)}"
-            )
-        if push.counters is not None and len(push.counters) != len(self.counters):
-            raise FrameError(
-                f"the shard holds {len(self.counters)} bytes of counters, "
-                f"the push {len(push.counters)}"
-            )
 
     def _apply(self, push: Push, opened: Opened, lr_factor: float, weight: float) -> None:
         """Take one step along a push by itself, and merge what came with it."""
@@ -286,6 +352,7 @@ class Shard:
             compensation=push.model,
         )
         self.version += 1
+        self._contributors = 1
         if push.buffers is not None:
             merge_buffers(self.buffers, push.buffers, self._ledger.share(push.worker))
         if push.counters is not None:
@@ -297,6 +364,7 @@ class Shard:
         if gathering.clock == self._gate.floor:
             return
         gathering.clock = self._gate.floor
+        self.left_out = 0
         self._ledger.complete_round()
         mean = gathering.take()
         if mean is None:
@@ -305,6 +373,7 @@ class Shard:
             self.parameters, mean.opened, mean.weights, lr_factor=lr_factor, dense=mean.dense
         )
         self.version += 1
+        self._contributors = mean.contributors
         if mean.buffers is not None:
             self.buffers[:] = mean.buffers
         if mean.counters is not None:

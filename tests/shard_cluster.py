@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from psedge.compression.coder import Coder, Opened
+from psedge.compression.coder import Coder, Coders, Opened
 from psedge.compression.identity import Identity
 from psedge.compression.lossless import NoStage
 from psedge.protocol.layout import Slice
@@ -23,6 +23,15 @@ from psedge.protocol.shards import (
     Segment,
     SyncSettings,
 )
+from psedge.protocol.wire import (
+    HEADER_BYTES,
+    Flag,
+    Header,
+    Kind,
+    decode_header,
+    encode_header,
+)
+from psedge.server.frames import check_sections, push_of
 from psedge.server.shard import Outcome, Push, Shard
 
 SGD = OptimizerSettings("sgd", (GroupSettings(lr=1.0),))
@@ -37,6 +46,53 @@ def payload(*values: float, offset: int = 10) -> Opened:
     """A gradient as a push brings it."""
     coder = Coder(Identity(), NoStage(), Slice(offset, len(values), ()))
     return coder.open(memoryview(vector(*values).tobytes()))
+
+
+def frame_of(
+    worker: int,
+    incarnation: int,
+    sequence: int,
+    version: int,
+    samples: int,
+    gradient: NDArray[np.float32] | bytes | None,
+    buffers: NDArray[np.float32] | None = None,
+    counters: bytes = b"",
+    coder: Coder | None = None,
+) -> bytes:
+    """A push as it comes over the wire.
+
+    gradient: numbers, or what `coder` made of them; None for one with NaN, which is left out.
+    """
+    sections = [
+        b"" if gradient is None else bytes(gradient),
+        b"" if buffers is None else buffers.tobytes(),
+        counters,
+    ]
+    header = Header(
+        Kind.EXCHANGE,
+        shard=0,
+        worker=worker,
+        incarnation=incarnation,
+        flags=Flag.NONFINITE if gradient is None else Flag.NONE,
+        sequence=sequence,
+        version=version,
+        samples=samples,
+        codec=coder.codec.id if coder is not None else Identity.id,
+        codec_parameters=coder.codec.parameters() if coder is not None else bytes(8),
+        lossless=coder.lossless.id if coder is not None else NoStage.id,
+        payload_bytes=len(sections[0]),
+        buffers_bytes=len(sections[1]),
+        counters_bytes=len(sections[2]),
+    )
+    return b"".join([encode_header(header), *sections])
+
+
+def pushed(frame: bytes, shard: Shard) -> Push:
+    """What a server makes of a frame."""
+    header = decode_header(frame[:HEADER_BYTES])
+    coder = Coders(shard.piece).of_frame(header.codec, header.codec_parameters, header.lossless)
+    check_sections(header, len(frame), coder, shard)
+    return push_of(header, memoryview(frame)[HEADER_BYTES:], coder, None)
 
 
 def assignment(

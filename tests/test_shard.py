@@ -200,6 +200,74 @@ def test_an_older_list_of_members_is_ignored() -> None:
     cluster.shard.require(0, 1)
 
 
+def test_a_list_of_members_counts_only_if_it_says_something_new() -> None:
+    cluster = Cluster("asp", workers=2)
+    everyone = (Member(0, 1), Member(1, 1))
+    taken = cluster.shard.taken
+    for known in (
+        Members(1, everyone),
+        Members(1, everyone[::-1]),
+        Members(1, everyone[:1], since=0),
+        Members(1, (), since=0, gone=(5,)),
+        Members(0, ()),
+        Members(7, (), since=6),
+    ):
+        assert not cluster.shard.set_members(known), known
+    assert (cluster.shard.taken, cluster.shard.members) == (taken, everyone)
+    for revision, news in enumerate(
+        (
+            Members(1, everyone[:1]),
+            Members(1, everyone),
+            Members(1, (), since=1, gone=(1,)),
+            Members(1, (Member(0, 1, idle=True),), since=1),
+            Members(2, (Member(0, 1, idle=True),)),
+        )
+    ):
+        assert cluster.shard.set_members(news), news
+        assert cluster.shard.taken == taken + 1 + revision
+
+
+def test_progress_tells_the_staleness_of_the_latest_push() -> None:
+    cluster = Cluster("ssp", staleness_bound=3)
+    for _ in range(3):
+        cluster.push(0, 1.0, 1.0)
+    assert cluster.progress(0).staleness == 2
+    for _ in range(3):
+        cluster.push(1, 1.0, 1.0)
+    cluster.push(0, 1.0, 1.0)
+    assert (cluster.progress(0).staleness, cluster.progress(0).staleness_max) == (0, 2)
+
+
+def test_every_update_that_is_not_joint_has_one_contributor() -> None:
+    cluster = Cluster("asp")
+    assert cluster.shard.report().contributors == 0
+    cluster.push(0, 1.0, 1.0)
+    cluster.push(1, 1.0, 1.0)
+    assert cluster.shard.report().contributors == 1
+
+
+def test_a_digest_sees_every_bit_and_every_count() -> None:
+    digests = set()
+    for change in ("", "parameters", "buffers", "counters", "momentum", "version", "sample", "who"):
+        optimizer = OptimizerSettings("sgd", (GroupSettings(lr=0.1, momentum=0.9),))
+        cluster = Cluster("asp", optimizer=optimizer)
+        samples, worker = 3 + (change == "sample"), int(change == "who")
+        cluster.push(worker, 1.0, 2.0, samples=samples, buffers=vector(1.0), counters=b"\x01")
+        shard = cluster.shard
+        if change in ("parameters", "buffers"):
+            vector_of = getattr(shard, change)
+            vector_of[0] = np.nextafter(vector_of[0], np.float32(9))
+        elif change == "counters":
+            shard.counters = b"\x03"
+        elif change == "momentum":
+            shard.arrays()["optimizer.momentum"][1] = 0.0
+        elif change == "version":
+            shard.version += 1
+        assert shard.digest() == shard.digest()
+        digests.add(shard.digest())
+    assert len(digests) == 8
+
+
 def test_those_who_left_together_are_all_in_the_report() -> None:
     cluster = Cluster("asp", workers=600)
     for worker in range(600):

@@ -125,3 +125,55 @@ def test_an_unfinished_round_is_not_in_the_state_so_its_push_can_be_sent_again()
     assert twin.push(Push(0, 1, 1, 0, 1, payload(2.0, 2.0))).status is Status.APPLIED
     twin.push(Push(1, 1, 1, 0, 1, payload(0.0, 0.0)))
     assert twin.parameters.tolist() == [-1.0, -1.0]
+
+
+def test_a_joint_step_counts_those_whose_gradients_are_in_it() -> None:
+    cluster = Cluster("bsp", workers=4)
+    assert cluster.shard.summary().contributors == 0
+    for worker in (1, 2, 3):
+        cluster.push(worker, np.nan, 0.0)
+    cluster.push(0, 1.0, 1.0)
+    assert cluster.shard.version == 1
+    assert cluster.shard.summary().contributors == 1, "not an average over 4"
+    for worker in range(4):
+        cluster.push(worker, 1.0, 1.0)
+    assert cluster.shard.news(0)[0].contributors == 4
+    for worker in range(4):
+        cluster.push(worker, np.nan, 1.0)
+    assert cluster.shard.report().contributors == 4, "there was no update since"
+
+
+def test_a_leaver_counts_among_the_contributors_of_the_round_that_it_left() -> None:
+    cluster = Cluster("bsp", workers=3)
+    cluster.push(0, 1.0, 1.0)
+    del cluster.members[0]
+    cluster.tell()
+    cluster.push(1, 1.0, 1.0)
+    cluster.push(2, np.nan, 1.0)
+    assert (cluster.shard.version, cluster.shard.summary().contributors) == (1, 2)
+
+
+def test_one_who_contributes_twice_to_a_round_counts_once() -> None:
+    cluster = Cluster("bsp")
+    for _ in range(3):
+        cluster.push(0, 1.0, 1.0)
+    cluster.push(1, 1.0, 1.0)
+    del cluster.members[1]
+    cluster.tell()
+    assert (cluster.shard.version, cluster.shard.summary().contributors) == (1, 2)
+
+
+def test_an_image_leaves_out_a_round_from_its_first_push_on() -> None:
+    cluster = Cluster("bsp", workers=4)
+    began = cluster.shard.image()
+    assert began[2] == 0
+    for left_out, worker in ((1, 0), (2, 2)):
+        cluster.push(worker, 1.0, 1.0)
+        assert cluster.shard.image()[::2] == (began[0], left_out)
+    cluster.members[1] = Member(1, 7)
+    cluster.tell()
+    assert cluster.shard.image()[::2] == (began[0], 3)
+    for worker in (1, 3):
+        cluster.push(worker, 1.0, 1.0)
+    state, _, left_out = cluster.shard.image()
+    assert (state.version, left_out) == (1, 0)

@@ -1,0 +1,156 @@
+"""Copies with a log on disk: what a push waits for, and what comes back after all are gone."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from replication_rig import Node, Rig, refused, run, until
+
+from psedge.protocol.disk import Disk
+from psedge.protocol.ports import Buffer
+from psedge.protocol.shards import LogSettings
+from psedge.protocol.system_clock import SystemClock
+from psedge.protocol.wire import Status
+from psedge.server import hosted_shard
+from psedge.server.store import ServerStore
+
+ALWAYS = LogSettings("always")
+
+
+class HeldDisk(Disk):
+    """A disk whose writes wait for `running`."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.running = asyncio.Event()
+        self.running.set()
+
+    async def append(self, path: str, data: Buffer) -> None:
+        await self.running.wait()
+        await super().append(path, data)
+
+
+def store(folder: Path, kind: type[Disk] = Disk) -> tuple[ServerStore, Any]:
+    folder.mkdir(exist_ok=True)
+    disk = kind(folder)
+    made = ServerStore(disk, SystemClock(), print, lambda bits: 5)
+    return made, disk
+
+
+async def restarted(rig: Rig, number: int, folder: Path) -> Node:
+    """A new process on the folder of one that is gone."""
+    node = Node(number, rig.clock, store(folder)[0])
+    rig.nodes.append(node)
+    await rig.enter(node)
+    return node
+
+
+@pytest.mark.parametrize("sync", ["group", "always"])
+@pytest.mark.parametrize("mode", ["asp", "bsp"])
+@pytest.mark.parametrize("snapshot_bytes", [10**9, 4000])
+def test_what_was_acknowledged_comes_back(
+    tmp_path: Path, sync: Any, mode: str, snapshot_bytes: int
+) -> None:
+    async def story(rig: Rig) -> None:
+        for _ in range(9):
+            await asyncio.gather(rig.push(0), rig.push(1))
+        before = rig.nodes[0].bits()
+        await rig.nodes[0].kill()
+        node = await restarted(rig, 7, tmp_path / "a")
+        assert node.replica.role == "recovered"
+        assert node.bits() == before
+        assert await refused(rig.push(0, node=1, retry=True)) == "not-primary"
+        reign = msgspec.structs.replace(rig.reign, term=2, revision=1, primary=node.peer)
+        await rig.announce(reign, 1)
+        retries = [rig.push(worker, node=1, retry=True) for worker in (0, 1)]
+        assert {reply.status for reply in await asyncio.gather(*retries)} == {Status.DUPLICATE}
+        await asyncio.gather(rig.push(0, node=1), rig.push(1, node=1))
+        assert node.bits() != before
+
+    log = LogSettings(sync, snapshot_bytes=snapshot_bytes, segment_bytes=2000, digest_every=5)
+    rig = Rig(mode, servers=1, stores=[store(tmp_path / "a")[0]], log=log)
+    run(rig, story, backups=0)
+
+
+def test_a_push_waits_for_the_disk_of_the_primary(tmp_path: Path) -> None:
+    kept, disk = store(tmp_path / "a", HeldDisk)
+
+    async def story(rig: Rig) -> None:
+        await rig.push()
+        disk.running.clear()
+        push = rig.push()
+        await until(lambda: len(rig.nodes[0].service.hosted[0].unacknowledged) == 1)
+        assert not push.done()
+        disk.running.set()
+        assert (await push).status is Status.APPLIED
+
+    run(Rig(servers=1, stores=[kept], log=ALWAYS), story, backups=0)
+
+
+def test_a_disk_that_takes_nothing_stops_no_group(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hosted_shard, "DISK_SECONDS", 0.05)
+    kept, disk = store(tmp_path / "a", HeldDisk)
+
+    async def story(rig: Rig) -> None:
+        await rig.pushes(3)
+        hosted = rig.nodes[0].service.hosted[0]
+        assert hosted.log is not None
+        assert hosted.log.index == hosted.replica.at.index
+        disk.running.clear()
+        await rig.pushes(3)
+        assert hosted.log.index < hosted.replica.at.index
+        disk.running.set()
+        await until(lambda: hosted.log is not None and hosted.log.index == hosted.replica.at.index)
+        await rig.pushes(3)
+        assert hosted.log.index == hosted.replica.at.index
+
+    run(Rig(servers=1, stores=[kept], log=LogSettings("group")), story, backups=0)
+
+
+def test_a_backup_answers_when_its_disk_has_it(tmp_path: Path) -> None:
+    kept, disk = store(tmp_path / "b", HeldDisk)
+
+    async def story(rig: Rig) -> None:
+        await rig.push()
+        disk.running.clear()
+        rig.grants = None
+        push = rig.push()
+        await until(lambda: rig.nodes[1].replica.at == rig.nodes[0].replica.at)
+        assert not push.done()
+        disk.running.set()
+        assert (await push).status is Status.APPLIED
+
+    run(Rig(stores=[store(tmp_path / "a")[0], kept], log=ALWAYS), story)
+
+
+def test_an_image_is_a_new_beginning_on_disk(tmp_path: Path) -> None:
+    async def story(rig: Rig) -> None:
+        await rig.pushes(5)
+        learner = msgspec.structs.replace(rig.reign, revision=1, learners=(rig.nodes[1].peer,))
+        await rig.announce(learner, 0)
+        await until(lambda: rig.reign.role_of(1) == "backup")
+        await rig.pushes(3)
+        before = rig.nodes[0].bits()
+        await rig.nodes[1].kill()
+        node = await restarted(rig, 7, tmp_path / "b")
+        assert node.bits() == before
+
+    stores = [store(tmp_path / name)[0] for name in ("a", "b")]
+    run(Rig(stores=stores, log=ALWAYS), story, backups=0)
+
+
+def test_a_copy_that_is_given_up_leaves_the_disk_too(tmp_path: Path) -> None:
+    async def story(rig: Rig) -> None:
+        await rig.pushes(2)
+        rig.nodes[0].service.drop(0)
+        await rig.nodes[0].service.close()
+        node = await restarted(rig, 7, tmp_path / "a")
+        assert not node.service.hosted
+
+    run(Rig(servers=1, stores=[store(tmp_path / "a")[0]], log=ALWAYS), story, backups=0)
