@@ -8,6 +8,7 @@ being joined, and the reply goes chunk by chunk into the buffer that the caller 
 from __future__ import annotations
 
 import asyncio
+import errno
 import functools
 import os
 from collections.abc import Sequence
@@ -143,7 +144,10 @@ def _as_ours(error: Exception, url: str, timeout_seconds: float) -> PsedgeError:
         number = error.os_error.errno
         # Looking up a name fails with numbers of its own, below zero.
         named = os.strerror(number) if number and number > 0 else error.os_error.strerror
-        return UnreachableError(f"cannot connect to {url}: {named or error.os_error}")
+        return UnreachableError(
+            f"cannot connect to {url}: {named or error.os_error}",
+            refused=number == errno.ECONNREFUSED,
+        )
     if isinstance(error, aiohttp.ClientResponseError):
         first_line = error.message.partition("\n")[0].rstrip(":")
         return FrameError(f"{url} does not speak HTTP: {first_line}")

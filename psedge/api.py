@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
+import os
 import secrets
 import socket
 import threading
@@ -211,6 +212,8 @@ class Connection:
             device=describe(device),
             incarnation=secrets.randbits(62),
             loader=False,
+            process=os.getpid(),
+            machine=socket.gethostname(),
         )
         session = Session(transport, clock, supervisor, binding, identity, self._notify)
         await session.start(experiment)
@@ -281,7 +284,9 @@ async def _defined(
     experiment = await supervisor.ready_experiment()
     if experiment.needs_model:
         try:
-            await supervisor.define(binding.layout, binding.vectors, *settings)
+            await supervisor.patiently(
+                lambda: supervisor.define(binding.layout, binding.vectors, *settings)
+            )
         except RefusedError as error:
             if error.code != "conflict":
                 raise

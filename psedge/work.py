@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import secrets
 import socket
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -33,11 +34,11 @@ from psedge.protocol.system_clock import SystemClock
 from psedge.terminal import figures
 from psedge.terminal.say import say
 from psedge.worker.binding import Binding
-from psedge.worker.client import StopTraining
 from psedge.worker.control import SupervisorClient
 from psedge.worker.datasets.source import Source
 from psedge.worker.datasets.table import load
 from psedge.worker.device import choose_device, describe, use_threads
+from psedge.worker.endings import StopTraining
 from psedge.worker.feed import Compute
 from psedge.worker.gradient import GradientStep, Step
 from psedge.worker.imports import AllowList
@@ -60,7 +61,7 @@ class Machine:
     compute: where its model computes, one call at a time. load: where its batches are made.
     use_threads: how many threads torch may compute with, None for its own choice.
     costs: what codecs cost here; None measures it by the clock. name: of the machine in words,
-    empty to find it out.
+    empty to find it out. process, machine: pid and host name, for people who look for a worker.
     """
 
     transport: Transport
@@ -71,6 +72,8 @@ class Machine:
     use_threads: Callable[[int | None], None]
     costs: Measure | None = None
     name: str = ""
+    process: int = 0
+    machine: str = ""
 
 
 @contextlib.contextmanager
@@ -87,6 +90,8 @@ def this_machine(transport: Transport) -> Iterator[Machine]:
             in_thread(computing),
             in_thread(loading),
             use_threads,
+            process=os.getpid(),
+            machine=socket.gethostname(),
         )
 
 
@@ -292,6 +297,8 @@ class Worker:
             loader=True,
             local_samples=len(parts.source) if local else None,
             dataset_samples=None if local else len(parts.source),
+            process=machine.process,
+            machine=machine.machine,
         )
         binding = Binding(model, layout_of(model), self._device)
         return self._session_type(

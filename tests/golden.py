@@ -15,7 +15,9 @@ from psedge.compression.q4 import Q4
 from psedge.compression.q8 import Q8
 from psedge.compression.table import CODECS, codec_named
 from psedge.protocol.layout import Slice, TensorSlice
-from psedge.protocol.wire import NO_POSITION, Content, Flag, Header, Kind, Status
+from psedge.protocol.log_entry import Entry, EntryKind, encode_entry
+from psedge.protocol.wire import NO_POSITION, Content, Flag, Header, Kind, Status, encode_header
+from psedge.server.segment import SegmentHeader, encode_segment_header
 
 FOLDER = Path(__file__).parent / "golden"
 
@@ -38,14 +40,15 @@ CODECS_DECODED = "codecs-decoded.json"
 
 FRAMES = {
     "frame-exchange.bin": Header(
-        kind=Kind.EXCHANGE, flags=Flag.GATED | Flag.BUFFERS, shard=2, worker=5,
+        kind=Kind.EXCHANGE, flags=Flag.GATED | Flag.BUFFERS, shard=2, term=7, worker=5,
         incarnation=0x0102030405060708, sequence=77, version=1234, samples=64, codec=10, lossless=2,
         reply_codec=4, reply_lossless=3,
         codec_parameters=b"\x01\x02\x03\x04\x05\x06\x07\x08", buffers_version=9, position=41,
         payload_bytes=6, buffers_bytes=8, counters_bytes=3,
     ),
     "frame-pull.bin": Header(
-        kind=Kind.PULL, shard=0, worker=1, incarnation=3, reply_codec=1, position=NO_POSITION,
+        kind=Kind.PULL, shard=0, term=2**32 - 1, worker=1, incarnation=3, reply_codec=1,
+        position=NO_POSITION,
     ),
     "frame-reply.bin": Header(
         kind=Kind.REPLY, shard=65535, worker=2**32 - 1, incarnation=2**64 - 1, version=2**40,
@@ -54,6 +57,23 @@ FRAMES = {
         digest=0x1122334455667788, payload_bytes=2**32 - 1,
     ),
 }  # fmt: skip
+
+SEGMENT_FILE = "segment.log"
+SEGMENT_HEADER = SegmentHeader(
+    run="0123456789abcdef", shard=2, lineage=3, first=1000, term_before=7
+)
+#: One of each kind.
+GOLDEN_ENTRIES = [
+    Entry(1000, 7, EntryKind.PUSH, encode_header(FRAMES["frame-exchange.bin"]) + bytes(range(17))),
+    Entry(1001, 8, EntryKind.TERM),
+    Entry(1002, 8, EntryKind.MEMBERS, b'{"revision":5,"members":[]}'),
+    Entry(1003, 8, EntryKind.DIGEST, 0x1122334455667788.to_bytes(8, "little")),
+]
+
+
+def golden_segment() -> bytes:
+    parts = [part for entry in GOLDEN_ENTRIES for part in encode_entry(entry)]
+    return encode_segment_header(SEGMENT_HEADER) + b"".join(parts)
 
 
 def check_golden(name: str, content: bytes) -> None:

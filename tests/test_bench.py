@@ -21,6 +21,7 @@ from psedge.cli import exit_code
 from psedge.compression.table import CODECS
 from psedge.protocol.coding import CodingSettings
 from psedge.protocol.layout import Slice, TensorSlice
+from psedge.protocol.wire import HEADER_BYTES
 
 #: Small enough to be trained in a second; the pictures are drawn on the spot.
 CONFIG = """
@@ -87,7 +88,7 @@ def test_every_codec_has_every_operation(rows: list[Row]) -> None:
 
 def test_bits_and_errors_are_those_of_the_formats(rows: list[Row]) -> None:
     found = {row.codec: row for row in rows if row.lossless == "none"}
-    header = 8 * 120 / 5000
+    header = 8 * HEADER_BYTES / 5000
     tail = 32 * 100 / 5000
     assert found["identity"].bits_per_parameter == pytest.approx(32 + header)
     assert found["float16"].bits_per_parameter == pytest.approx(header + tail + 16 * 0.98)

@@ -34,6 +34,7 @@ headers = st.builds(
     kind=st.sampled_from(Kind),
     flags=st.sampled_from([Flag(bits) for bits in range(8)]),
     shard=u32,
+    term=u32,
     worker=u32,
     incarnation=u64,
     sequence=u64,
@@ -101,7 +102,14 @@ def test_random_fields_under_a_right_checksum_raise_frame_error_only(data):
 
 @pytest.mark.parametrize(
     "change",
-    [{"shard": 2**32}, {"worker": -1}, {"payload_bytes": 2**32}, {"codec": 256}, {"deltas": 2**16}],
+    [
+        {"shard": 2**32},
+        {"term": 2**32},
+        {"worker": -1},
+        {"payload_bytes": 2**32},
+        {"codec": 256},
+        {"deltas": 2**16},
+    ],
 )
 def test_a_field_out_of_range_is_a_frame_error(change):
     fields = {"kind": Kind.PULL, "shard": 0, "worker": 0, "incarnation": 0, **change}
@@ -112,7 +120,7 @@ def test_a_field_out_of_range_is_a_frame_error(change):
 def test_another_wire_version_is_named(monkeypatch):
     frame = encode_header(FRAMES["frame-pull.bin"])
     monkeypatch.setattr(wire, "WIRE_VERSION", 9)
-    with pytest.raises(FrameError, match="speaks wire version 3, this psedge speaks 9"):
+    with pytest.raises(FrameError, match="speaks wire version 4, this psedge speaks 9"):
         decode_header(frame)
 
 
@@ -121,11 +129,11 @@ def test_body_bytes_counts_all_sections():
 
 
 NAMES = (
-    "magic", "wire_version", "kind", "flags", "shard", "worker", "incarnation", "sequence",
-    "version", "clock", "samples", "codec", "lossless", "reply_codec", "reply_lossless", "status",
-    "content", "deltas", "staleness", "lag", "codec_parameters", "receive_microseconds",
-    "buffers_version", "position", "digest", "payload_bytes", "buffers_bytes", "counters_bytes",
-    "checksum",
+    "magic", "wire_version", "kind", "flags", "shard", "term", "worker", "incarnation",
+    "sequence", "version", "clock", "samples", "codec", "lossless", "reply_codec",
+    "reply_lossless", "status", "content", "deltas", "staleness", "lag", "codec_parameters",
+    "receive_microseconds", "buffers_version", "position", "digest", "payload_bytes",
+    "buffers_bytes", "counters_bytes", "checksum",
 )  # fmt: skip
 
 

@@ -130,6 +130,24 @@ def test_frozen_bytes_must_be_as_many_as_the_layout_says() -> None:
             run(desk.client.frozen(length))
 
 
+@pytest.mark.parametrize("tell", [True, False])
+def test_what_can_wait_is_asked_until_the_supervisor_is_there_and_ready(tell: bool) -> None:
+    desk = Desk()
+    desk.answers(messages.FROZEN, RefusedError("not-ready", "it restores the run"), b"12345")
+    desk.network.lose_request[messages.FROZEN] = 3
+    frozen = desk.client.patiently(lambda: desk.client.frozen(5), tell=tell)
+    assert bytes(run(frozen)) == b"12345"
+    assert desk.network.calls.count(messages.FROZEN) == 5
+    assert len(desk.notes) == (2 if tell else 0)
+
+
+def test_a_refusal_is_not_waited_out() -> None:
+    desk = Desk()
+    desk.answers(messages.FROZEN, RefusedError("forbidden", "wrong token"))
+    with pytest.raises(RefusedError, match="wrong token"):
+        run(desk.client.patiently(lambda: desk.client.frozen(5)))
+
+
 def _session(desk: Desk, model: nn.Module) -> Session:
     binding = Binding(model, layout_of(model), torch.device("cpu"))
     identity = Identity("pi", "test", 1, loader=True)

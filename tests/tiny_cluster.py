@@ -153,6 +153,11 @@ class TinyCluster:
         self.left: list[messages.Leave] = []
         self.heartbeats: list[messages.Heartbeat] = []
         self.command: str = "continue"
+        #: Of each worker's incarnation: number of its latest claim that got a range, and which.
+        self.claimed: dict[tuple[int, int], tuple[int, messages.ClaimReply]] = {}
+        #: Queries for the map, which is of this revision.
+        self.queries: list[messages.ShardsQuery] = []
+        self.map_revision = 0
         self._clock = clock
         groups = tuple(0 for _ in layout.of_role("parameter"))
         schedule = shards.ScheduleSettings()
@@ -205,6 +210,7 @@ class TinyCluster:
             messages.HELLO: self._hello,
             messages.EXPERIMENT: self._experiment,
             messages.JOIN: self._join,
+            messages.SHARDS: self._shards,
             messages.FROZEN: self._frozen,
             messages.CLAIM: self._claim,
             messages.HEARTBEAT: self._heartbeat,
@@ -235,21 +241,29 @@ class TinyCluster:
             messages.JoinReply(
                 worker=entry.worker,
                 name=entry.name,
-                shards=tuple(
-                    messages.ShardAddress(
-                        a.shard, "" if a.shard == 0 else url, a.start, a.stop,
-                        a.buffers_start, a.buffers_stop, a.tensors,
-                    )
-                    for url, a in zip(self.urls, self.assignments, strict=True)
-                ),
+                shards=self._addresses(),
                 sync=self.sync,
                 coding=self.coding,
                 lossless=available(),
                 lease_seconds=1e9,
                 heartbeat_seconds=1.0,
                 local_optimizer=self.local_optimizer,
+                map_revision=self.map_revision,
             )
+        )
+
+    def _addresses(self) -> tuple[messages.ShardAddress, ...]:
+        return tuple(
+            messages.ShardAddress(
+                a.shard, "" if a.shard == 0 else url, a.start, a.stop,
+                a.buffers_start, a.buffers_stop, a.tensors,
+            )
+            for url, a in zip(self.urls, self.assignments, strict=True)
         )  # fmt: skip
+
+    async def _shards(self, incoming: Incoming) -> Reply:
+        self.queries.append(await read_message(incoming, messages.ShardsQuery))
+        return answer(messages.ShardsReply(self.map_revision, self._addresses()))
 
     async def _claim(self, incoming: Incoming) -> Reply:
         claim = await read_message(incoming, messages.Claim)
@@ -259,13 +273,18 @@ class TinyCluster:
         entry = self.membership.entry(claim.worker, claim.incarnation)
         if entry is None:
             return answer(messages.ClaimReply("rejoin"))
+        key = claim.worker, claim.incarnation
+        if claim.claim and self.claimed.get(key, (0, None))[0] == claim.claim:
+            return answer(self.claimed[key][1])
         self.count_visited()
         found = self.plan.claim(claim.worker, claim.incarnation, self.range_samples)
         idle = claim.idle and found is None
         if self.membership.set_idle(claim.worker, claim.incarnation, idle):
             await self.broadcast()
         if found is not None:
-            return answer(messages.ClaimReply("range", found.epoch, found.start, found.stop))
+            reply = messages.ClaimReply("range", found.epoch, found.start, found.stop)
+            self.claimed[key] = claim.claim, reply
+            return answer(reply)
         return answer(messages.ClaimReply("done" if self.plan.finished else "wait"))
 
     async def _heartbeat(self, incoming: Incoming) -> Reply:

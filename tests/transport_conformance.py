@@ -285,8 +285,9 @@ class TransportConformance:
         async def scenario(world):
             handler = Endless()
             listener = await world.listen(handler)
-            with pytest.raises(UnreachableError):
+            with pytest.raises(UnreachableError) as caught:
                 await world.call(listener, timeout_seconds=0.3)
+            assert not caught.value.refused
             await soon(handler.cancelled.wait())
 
         self.run(scenario)
@@ -343,8 +344,9 @@ class TransportConformance:
             listener = await world.listen(echo)
             await listener.close()
             for _ in range(2):
-                with pytest.raises(UnreachableError):
+                with pytest.raises(UnreachableError) as caught:
                     await world.call(listener)
+                assert caught.value.refused
 
         self.run(scenario)
 
@@ -355,8 +357,9 @@ class TransportConformance:
             call = asyncio.ensure_future(world.call(listener))
             await soon(handler.started.wait())
             await soon(listener.close())
-            with pytest.raises(UnreachableError):
+            with pytest.raises(UnreachableError) as caught:
                 await soon(call)
+            assert not caught.value.refused
             assert handler.cancelled.is_set()
             again = await world.server.listen(
                 listener.host, listener.port, echo, body_limit_bytes=LIMIT

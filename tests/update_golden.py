@@ -9,8 +9,10 @@ from golden import (
     FOLDER,
     FRAMES,
     GOLDEN_CODECS,
+    SEGMENT_FILE,
     decoded_digest,
     golden_payload,
+    golden_segment,
 )
 
 from psedge.protocol.wire import encode_header
@@ -20,6 +22,7 @@ def main() -> None:
     FOLDER.mkdir(exist_ok=True)
     for name, header in FRAMES.items():
         (FOLDER / name).write_bytes(encode_header(header))
+    (FOLDER / SEGMENT_FILE).write_bytes(golden_segment())
     decoded = {}
     for name, codec in GOLDEN_CODECS.items():
         payload = golden_payload(codec)

@@ -27,10 +27,12 @@ from psedge.protocol.ports import Clock, Transport
 from psedge.protocol.wire import Flag, Header, Kind, Status
 from psedge.worker.binding import Vectors
 from psedge.worker.coding import WorkerCoding
+from psedge.worker.directory import Directory
+from psedge.worker.endings import Rejoin, StopTraining
 from psedge.worker.outage import Notify
 from psedge.worker.push import Piece, Push, encode_pieces, take_back, undo
 from psedge.worker.residual import Residual
-from psedge.worker.shard_link import Rejoin, ShardLink, StopTraining
+from psedge.worker.shard_link import ShardLink
 
 __all__ = ["ExchangeResult", "Push", "Rejoin", "ShardClient", "StopTraining"]
 
@@ -94,12 +96,12 @@ class ShardClient:
         self.work = CodingWork()
         #: Whether the next push is to carry buffers and counters.
         self.buffers_due = True
+        self.directory = Directory(transport, clock, base, join, incarnation, notify)
 
         def link(shard: ShardAddress) -> ShardLink:
-            address = Address(shard.url or base.url, base.token)
             counters_bytes = len(vectors.counters) if shard.shard == 0 else 0
             return ShardLink(
-                transport, clock, address, shard, counters_bytes, incarnation, notify, self.work
+                transport, clock, self.directory, shard, counters_bytes, notify, self.work
             )
 
         self._links = [link(shard) for shard in join.shards]
@@ -214,6 +216,10 @@ class ShardClient:
             link.taken()
         return changed
 
+    def close(self) -> None:
+        """Ask nobody for anything any more. Requests under way are their callers' to end."""
+        self.directory.close()
+
     def check_invariants(self) -> None:
         """Raise AssertionError if the state contradicts itself."""
         self.owed.check_invariants()
@@ -297,8 +303,6 @@ class ShardClient:
             sequence=self._sequence,
             reply_codec=coding.pull_codec.id,
             reply_lossless=coding.pull_stage().id,
-            buffers_version=link.known_buffers_version,
-            position=link.known_position,
             **fields,
         )
 

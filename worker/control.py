@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
 import msgspec
@@ -15,8 +15,6 @@ from psedge.protocol.calls import ask, ask_bytes
 from psedge.protocol.errors import (
     AddressError,
     FrameError,
-    ModelError,
-    PsedgeError,
     RefusedError,
     UnreachableError,
     not_psedge,
@@ -41,8 +39,8 @@ from psedge.protocol.ports import Clock, Transport
 from psedge.protocol.shards import OptimizerSettings
 from psedge.protocol.version import __version__
 from psedge.protocol.wire import WIRE_VERSION
+from psedge.worker.endings import consequence_of
 from psedge.worker.outage import Notify, Outage
-from psedge.worker.shard_link import Rejoin, StopTraining
 
 #: How often a waiting worker asks whether training may start.
 POLL_SECONDS = 0.3
@@ -74,9 +72,29 @@ class SupervisorClient:
         self._notify = notify
         self._seed = seed
 
-    def outage(self) -> Outage:
-        """For callers that try again by themselves."""
-        return Outage(self._clock, self._notify, f"supervisor {self.address.url}", self._seed)
+    def outage(self, *, tell: bool = True) -> Outage:
+        """For callers that try again by themselves. tell: say so to people."""
+        notify = self._notify if tell else _silently
+        return Outage(self._clock, notify, f"supervisor {self.address.url}", self._seed)
+
+    async def patiently(self, ask: Callable[[], Awaitable[Reply]], *, tell: bool = True) -> Reply:
+        """What `ask` returns, as often as it takes while the supervisor is away or starts.
+
+        tell: say so to people.
+        """
+        outage = self.outage(tell=tell)
+        while True:
+            try:
+                reply = await ask()
+            except UnreachableError:
+                await outage.pause()
+            except RefusedError as error:
+                if error.code != "not-ready":
+                    raise
+                await outage.pause()
+            else:
+                outage.answered()
+                return reply
 
     async def reach(self, *, patience_seconds: float | None = None) -> HelloReply:
         """Say hello until the supervisor answers, telling people that it is awaited.
@@ -177,7 +195,7 @@ class SupervisorClient:
                 timeout_seconds=timeout,
             )
         except RefusedError as error:
-            raise _consequence(error) from error
+            raise consequence_of(error) from error
 
     async def frozen(self, length: int) -> memoryview:
         """The `length` bytes of the frozen vector. Raises FrameError if there are not so many."""
@@ -226,16 +244,8 @@ class SupervisorClient:
                 timeout_seconds=timeout_seconds,
             )
         except RefusedError as error:
-            raise _consequence(error) from error
+            raise consequence_of(error) from error
 
 
-def _consequence(error: RefusedError) -> PsedgeError:
-    kinds: dict[str, type[PsedgeError]] = {
-        "unknown-worker": Rejoin,
-        "stopped": StopTraining,
-        "model-differs": ModelError,
-        "forbidden": AddressError,
-        "version-differs": AddressError,
-    }
-    kind = kinds.get(error.code)
-    return error if kind is None else kind(str(error))
+def _silently(line: str) -> None:
+    """Somebody else tells people."""

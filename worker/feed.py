@@ -18,12 +18,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from psedge.protocol.errors import UnreachableError
 from psedge.protocol.messages import ClaimReply
 from psedge.protocol.ports import Clock
-from psedge.worker.client import Rejoin
 from psedge.worker.datasets.order import permuted
 from psedge.worker.datasets.source import Source
+from psedge.worker.endings import Rejoin
 
 T = TypeVar("T")
 
@@ -94,7 +93,8 @@ class BatchFeed:
         self._loading: asyncio.Future[list[Batch]] | None = None
         self._claiming: asyncio.Future[ClaimReply] | None = None
         self._claim_ahead = False
-        self._claim_lost = False
+        #: Steps that are left when more is claimed: half a range, for the supervisor may be away.
+        self._reserve = 1
 
     async def next(self) -> list[Batch] | None:
         """The batches of the next step, or None when what was claimed is used up.
@@ -107,7 +107,7 @@ class BatchFeed:
             self._load_ahead()
         if self._loading is None:
             return None
-        if len(self._plans) <= 1 and self._claim_ahead and self._claiming is None:
+        if len(self._plans) <= self._reserve and self._claim_ahead and self._claiming is None:
             self._claiming = asyncio.ensure_future(self._claims.claim(idle=False))
         batches = await self._loading
         self._loading = None
@@ -117,18 +117,10 @@ class BatchFeed:
         return batches
 
     async def refill(self) -> bool:
-        """Claim more; only when all that was claimed has been pushed. False: the data is done.
-
-        Raises Rejoin when a claim's answer was lost: what was claimed by it must be given back.
-        """
-        if self._claim_lost:
-            raise Rejoin("the answer to a claim was lost")
+        """Claim more; only when all that was claimed has been pushed. False: the data is done."""
         while True:
             asked = self._clock.now()
-            try:
-                reply = await self._claims.claim(idle=True)
-            except UnreachableError as error:
-                raise Rejoin(str(error)) from error
+            reply = await self._claims.claim(idle=True)
             if reply.state != "wait":
                 return self._absorb(reply)
             if self._clock.now() - asked < WAIT_SECONDS:
@@ -142,23 +134,21 @@ class BatchFeed:
         await asyncio.gather(*pending, return_exceptions=True)
         self._plans.clear()
         self._loading = self._claiming = None
-        self._claim_ahead = self._claim_lost = False
+        self._claim_ahead = False
 
     async def _finish_claim(self) -> None:
         assert self._claiming is not None
         claiming, self._claiming = self._claiming, None
-        try:
-            self._absorb(await claiming)
-        except UnreachableError:
-            # Whether a range was handed out is unknown; `refill` finds out by joining again.
-            self._claim_ahead, self._claim_lost = False, True
+        self._absorb(await claiming)
 
     def _absorb(self, reply: ClaimReply) -> bool:
         if reply.state == "rejoin":
             raise Rejoin("the supervisor does not know this worker")
         self._claim_ahead = reply.state == "range"
         if reply.state == "range":
-            self._plans.extend(plan_steps(reply, len(self._source), self._settings))
+            plans = plan_steps(reply, len(self._source), self._settings)
+            self._plans.extend(plans)
+            self._reserve = max(1, len(plans) // 2)
         return self._claim_ahead
 
     def _load_ahead(self) -> None:

@@ -55,6 +55,8 @@ class Identity(msgspec.Struct, frozen=True):
     loader: bool
     local_samples: int | None = None
     dataset_samples: int | None = None
+    process: int = 0
+    machine: str = ""
 
 
 class Session:
@@ -90,6 +92,8 @@ class Session:
         self._joined: JoinReply | None = None
         self._client: ShardClient | None = None
         self._finite = FiniteCheck()
+        #: Ranges of samples received under this incarnation.
+        self._ranges = 0
         self._lost = False
         self._interrupt = asyncio.Event()
         self._heartbeats: asyncio.Task[None] | None = None
@@ -141,7 +145,10 @@ class Session:
         try:
             await self.come_in()
             if len(self.binding.frozen):
-                body = await self._supervisor.frozen(len(self.binding.frozen))
+                length = len(self.binding.frozen)
+                body = await self._while_member(
+                    self._supervisor.patiently(lambda: self._supervisor.frozen(length))
+                )
                 self.binding.frozen[:] = np.frombuffer(body, np.uint8)
                 self.binding.write_frozen()
         except BaseException:
@@ -215,9 +222,17 @@ class Session:
         return result
 
     async def claim(self, *, idle: bool) -> ClaimReply:
-        """Ask for the next range of samples."""
-        claim = Claim(self.joined.worker, self._incarnation, idle)
-        return await self._while_member(self._supervisor.claim(claim))
+        """Ask for the next range of samples, for as long as the supervisor is away.
+
+        One claim at a time: its number says which range is meant.
+        """
+        claim = Claim(self.joined.worker, self._incarnation, idle, self._ranges + 1)
+        # Heartbeats tell people that the supervisor is away.
+        asking = self._supervisor.patiently(lambda: self._supervisor.claim(claim), tell=False)
+        reply = await self._while_member(asking)
+        if reply.state == "range":
+            self._ranges += 1
+        return reply
 
     async def leave(self, failure: str = "") -> None:
         """Last figures and goodbye, if the supervisor is there. Never raises for its absence."""
@@ -254,6 +269,7 @@ class Session:
         self._joined, self._name = joined, joined.name
         self.lr_factor = joined.lr_factor
         self.metrics = Metrics(self._clock.now())
+        self._ranges = 0
         self._client = ShardClient(
             self._transport,
             self._clock,
@@ -280,6 +296,8 @@ class Session:
             loader=self._identity.loader,
             local_samples=self._identity.local_samples,
             dataset_samples=self._identity.dataset_samples,
+            process=self._identity.process,
+            machine=self._identity.machine,
         )
         outage = self._supervisor.outage()
         told = ""
@@ -305,7 +323,7 @@ class Session:
         while True:
             await self._clock.sleep(self.joined.heartbeat_seconds)
             try:
-                await self._beat()
+                self.client.directory.heard(await self._beat())
             except Rejoin:
                 self._lose_membership()
             except StopTraining as stop:
@@ -315,7 +333,8 @@ class Session:
             else:
                 outage.answered()
 
-    async def _beat(self, failure: str = "") -> None:
+    async def _beat(self, failure: str = "") -> int:
+        """A sign of life; returns the revision of the supervisor's map."""
         client = self.client
         reply = await self._supervisor.heartbeat(
             self.metrics.heartbeat(
@@ -334,12 +353,16 @@ class Session:
             self.request_stop("the run was ended")
         elif reply.command == "rejoin":
             self._lose_membership()
+        return reply.map_revision
 
     def _lose_membership(self) -> None:
         self._lost = True
         self._interrupt.set()
 
     async def _end_heartbeats(self) -> None:
+        """From now on the supervisor hears nothing from this incarnation by itself."""
+        if self._client is not None:
+            self._client.close()
         if self._heartbeats is not None:
             self._heartbeats.cancel()
             await asyncio.gather(self._heartbeats, return_exceptions=True)

@@ -1,5 +1,9 @@
 """The connection to one shard: a frame out, a checked frame back, retried until it is answered.
 
+A shard is where its primary is, and that changes while training goes on (`directory.py`). A frame
+that is sent again is the same push under the same sequence; only the term, and what the worker says
+of the primary's record of it, are of the moment.
+
 Replies are streamed into memory that is kept, so a received reply must be taken over before the
 next request is sent.
 """
@@ -8,6 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import msgspec
+
 from psedge.compression.codec import Float32Array
 from psedge.compression.coder import Coder, Coders
 from psedge.compression.coding_work import CodingWork
@@ -15,8 +21,7 @@ from psedge.compression.identity import Identity
 from psedge.compression.link_meter import LinkMeter
 from psedge.compression.lossless import Deflate
 from psedge.compression.native import kernels
-from psedge.protocol.address import Address
-from psedge.protocol.errors import FrameError, PsedgeError, RefusedError, UnreachableError
+from psedge.protocol.errors import FrameError, RefusedError, UnreachableError
 from psedge.protocol.messages import EXCHANGE, ShardAddress
 from psedge.protocol.ports import Buffer, Clock, Transport
 from psedge.protocol.wire import (
@@ -28,7 +33,9 @@ from psedge.protocol.wire import (
     decode_header,
     encode_header,
 )
-from psedge.worker.outage import Notify, Outage
+from psedge.worker.directory import ELSEWHERE, Directory
+from psedge.worker.endings import consequence_of
+from psedge.worker.outage import Notify
 
 #: What a request says of the buffers it has before it received any; never a real version.
 NO_VERSION = 2**32 - 1
@@ -43,16 +50,8 @@ LENGTH_BYTES = 4
 _PARTS = ("kind", "shard", "length", "payload", "differences", "buffers", "counters")
 
 
-class Rejoin(PsedgeError):  # noqa: N818
-    """The servers do not know this worker (any more): it has to join again."""
-
-
-class StopTraining(PsedgeError):  # noqa: N818
-    """The run ends now; the message says why."""
-
-
 class ShardLink:
-    """Talks to one shard. Counts every byte of frames that went out and came in.
+    """Talks to one shard. Counts every byte of frames that were answered and of the answers.
 
     work: counts what is encoded and decoded here.
     """
@@ -61,10 +60,9 @@ class ShardLink:
         self,
         transport: Transport,
         clock: Clock,
-        address: Address,
+        directory: Directory,
         shard: ShardAddress,
         counters_bytes: int,
-        incarnation: int,
         notify: Notify,
         work: CodingWork,
     ) -> None:
@@ -86,8 +84,9 @@ class ShardLink:
         self._differs = False
         self._transport = transport
         self._clock = clock
-        self._address = address
-        self._outage = Outage(clock, notify, f"server {address.url}", incarnation)
+        self._directory = directory
+        #: Of the primary whose record of this worker `position` and `buffers_version` are about.
+        self._term = directory.address(shard.shard)[1]
         self._notify = notify
         self._body = memoryview(b"")
         self._body_began = 0.0
@@ -118,34 +117,21 @@ class ShardLink:
         return self._position
 
     async def request(self, header: Header, parts: Sequence[Buffer]) -> Header:
-        """Send a frame, as often as it takes, and keep the reply.
+        """Send a frame, as often as it takes and to whoever is the primary, and keep the reply.
 
+        header: term, position and buffers version are filled in here.
         Raises Rejoin, StopTraining, RefusedError or FrameError as the shard's answer demands.
         """
-        frame = [encode_header(header), *[part for part in parts if len(part)]]
+        shard = self.shard.shard
         pushed = header.body_bytes
-        size = HEADER_BYTES + pushed
-        timeout = REPLY_TIMEOUT_SECONDS + (size + self._largest) / SLOWEST_LINK_BYTES_PER_SECOND
-        while True:
-            try:
-                body = await self._transport.call(
-                    self._address.url,
-                    EXCHANGE,
-                    frame,
-                    allocate=self._allocate,
-                    timeout_seconds=timeout,
-                    token=self._address.token,
-                )
-                break
-            except UnreachableError:
-                await self._outage.pause()
-            except RefusedError as error:
-                if error.code != "not-ready":
-                    raise _consequence(error) from error
-                await self._outage.pause()
+        try:
+            body = await self._answer(header, [part for part in parts if len(part)])
+        except BaseException:
+            self._directory.given_up(shard)
+            raise
         seconds = self._clock.now() - self._body_began
-        self._outage.answered()
-        self.bytes_sent += size
+        self._directory.answered(shard)
+        self.bytes_sent += HEADER_BYTES + pushed
         self.bytes_received += len(body)
         reply = self._checked(body)
         if pushed:
@@ -156,6 +142,49 @@ class ShardLink:
         # Without content the server's poll ended before the gate opened: nothing to take over.
         self.reply = reply if reply.content != Content.NONE else None
         return reply
+
+    async def _answer(self, header: Header, parts: Sequence[Buffer]) -> memoryview:
+        """What the primary replies, whoever that is by then."""
+        shard, directory = self.shard.shard, self._directory
+        size = HEADER_BYTES + header.body_bytes
+        timeout = REPLY_TIMEOUT_SECONDS + (size + self._largest) / SLOWEST_LINK_BYTES_PER_SECOND
+        while True:
+            place = address, term = directory.address(shard)
+            self._meet(term)
+            call = self._transport.call(
+                address.url,
+                EXCHANGE,
+                [self._encoded(header), *parts],
+                allocate=self._allocate,
+                timeout_seconds=timeout,
+                token=address.token,
+            )
+            try:
+                body = await directory.unless_moved(shard, call)
+            except UnreachableError as error:
+                await directory.lost(shard, place, error)
+            except RefusedError as error:
+                if error.code not in ELSEWHERE:
+                    raise consequence_of(error) from error
+                await directory.lost(shard, place, error)
+            else:
+                if body is not None:
+                    return body
+
+    def _meet(self, term: int) -> None:
+        """A new primary has no record of what this worker has: it sends the whole."""
+        if term != self._term:
+            self._term, self._position, self.buffers_version = term, NO_POSITION, NO_VERSION
+
+    def _encoded(self, header: Header) -> bytes:
+        return encode_header(
+            msgspec.structs.replace(
+                header,
+                term=self._term,
+                position=self.known_position,
+                buffers_version=self.known_buffers_version,
+            )
+        )
 
     def take_parameters(self, out: Float32Array) -> None:
         """Bring the shard's part of the parameters to where the kept reply leads.
@@ -236,11 +265,3 @@ def _deltas(payload: memoryview, count: int) -> list[memoryview]:
     if at != len(payload):
         raise FrameError(f"{len(payload) - at} bytes after a reply's last difference")
     return found
-
-
-def _consequence(error: RefusedError) -> PsedgeError:
-    if error.code == "unknown-worker":
-        return Rejoin(str(error))
-    if error.code == "stopped":
-        return StopTraining(str(error))
-    return error

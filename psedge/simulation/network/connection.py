@@ -88,7 +88,7 @@ class Connection:
         lost = network.random.random() < there.loss if there.loss else False
         if lost or not (there.open and back.open):
             if attempt == SYN_RETRIES:
-                self._refused(exchange, "Connection timed out")
+                self._failed(exchange, "Connection timed out")
                 return
             at = network.now + SYN_SECONDS * 2**attempt
             network.call_at(at, self.connect, exchange, attempt + 1)
@@ -111,17 +111,18 @@ class Connection:
             return
         listener = self.server.listeners.get(self.port)
         if listener is None or not (listener.everywhere or self.caller is self.server):
-            self._refused(exchange, "Connection refused")
+            self._failed(exchange, "Connection refused", refused=True)
             return
         self.listener = listener
         self.server_open = True
         self.server.add(self, self.network.now)
         self.start(exchange)
 
-    def _refused(self, exchange: Exchange, reason: str) -> None:
+    def _failed(self, exchange: Exchange, reason: str, *, refused: bool = False) -> None:
+        """There is no connection. refused: because the host says that nobody listens there."""
         self.caller_open = False
         self.caller.connections.pop(self, None)
-        self._fail(exchange, f"cannot connect to {exchange.url}: {reason}")
+        self._fail(exchange, f"cannot connect to {exchange.url}: {reason}", refused=refused)
 
     def start(self, exchange: Exchange) -> None:
         """Begin an exchange on the open connection."""
@@ -326,10 +327,10 @@ class Connection:
         else:
             self.break_caller("Connection reset by peer")
 
-    def _fail(self, exchange: Exchange, message: str) -> None:
+    def _fail(self, exchange: Exchange, message: str, *, refused: bool = False) -> None:
         if exchange.active:
             self.network.trace.record("net", self.caller.name, f"fails {exchange.path}: {message}")
-            exchange.fail(UnreachableError(message))
+            exchange.fail(UnreachableError(message, refused=refused))
 
     def _refresh(self) -> None:
         self.network.refresh(self.there, self.back, self.caller, self.server)
