@@ -1,8 +1,9 @@
 """The disk of this machine: files under one folder, replaced as a whole or not at all.
 
 A file is written beside its place, forced to disk, renamed over the old one, and then the folder
-is forced to disk too: after a power cut there is the old content or the new one. Every operation
-runs in a thread, since a Raspberry Pi's SD card may take seconds for one of them.
+is forced to disk too: after a power cut there is the old content or the new one. What is appended
+to a file is on disk once that was asked for with `sync`. Every operation runs in a thread, since a
+Raspberry Pi's SD card may take seconds for one of them.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ class Disk:
         self._root = root.resolve()
         self._drafts = itertools.count()
         self._making = threading.Lock()
+        # Folders and files of which this process knows that their names are on disk.
         self._lasting: set[Path] = set()
 
     async def read(self, path: str) -> bytes:
@@ -41,11 +43,14 @@ class Disk:
     async def append(self, path: str, data: Buffer) -> None:
         await asyncio.to_thread(self._append, self._place(path), data)
 
+    async def sync(self, path: str) -> None:
+        await asyncio.to_thread(self._sync, self._place(path))
+
     async def names(self, folder: str) -> list[str]:
         return await asyncio.to_thread(_names, self._place(folder, root_allowed=True))
 
     async def remove(self, path: str) -> None:
-        await asyncio.to_thread(_remove, self._place(path))
+        await asyncio.to_thread(self._remove, self._place(path))
 
     def _place(self, path: str, *, root_allowed: bool = False) -> Path:
         parts = parts_below(path, str(self._root), root_allowed=root_allowed)
@@ -71,11 +76,34 @@ class Disk:
                 draft.unlink()
             raise
         _sync_folder(place.parent)
+        with self._making:
+            self._lasting.add(place)
 
     def _append(self, place: Path, data: Buffer) -> None:
         self._make_folder(place.parent)
         with place.open("ab") as file:
             file.write(data)
+
+    def _sync(self, place: Path) -> None:
+        # Opened for writing: some systems force nothing to disk through a descriptor for reading.
+        descriptor = os.open(place, os.O_WRONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        if place not in self._lasting:
+            _sync_folder(place.parent)
+            with self._making:
+                self._lasting.add(place)
+
+    def _remove(self, place: Path) -> None:
+        with self._making:
+            self._lasting -= {known for known in self._lasting if known.is_relative_to(place)}
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            if place.is_dir() and not place.is_symlink():
+                shutil.rmtree(place)
+            else:
+                place.unlink()
 
     def _make_folder(self, folder: Path) -> None:
         """Make a folder below the root; its name is on disk before anything is put into it.
@@ -121,11 +149,3 @@ def _names(folder: Path) -> list[str]:
             entry.name for entry in folder.iterdir() if not entry.name.endswith(DRAFT_SUFFIX)
         )
     return []
-
-
-def _remove(place: Path) -> None:
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-        if place.is_dir() and not place.is_symlink():
-            shutil.rmtree(place)
-        else:
-            place.unlink()

@@ -157,7 +157,15 @@ class Storage(Protocol):
         ...
 
     async def append(self, path: str, data: Buffer) -> None:
-        """Add to the end of a file; without a promise before the next atomic write."""
+        """Add to the end of a file, which is made if there is none; a promise is only in `sync`."""
+        ...
+
+    async def sync(self, path: str) -> None:
+        """Afterwards a power cut takes neither the file's name nor what was appended before.
+
+        Raises FileNotFoundError when there is no such file. After any other error nobody knows
+        what of the file is on disk: later calls may succeed without what this one failed to write.
+        """
         ...
 
     async def names(self, folder: str) -> list[str]:

@@ -89,6 +89,8 @@ class StorageConformance:
                 await storage.append(path, b"x")
             with pytest.raises(ValueError, match=r"leaves|empty"):
                 await storage.remove(path)
+            with pytest.raises(ValueError, match=r"leaves|empty"):
+                await storage.sync(path)
 
         self.run(scenario)
 
@@ -117,6 +119,10 @@ class StorageConformance:
                 await storage.write_atomic("folder/file/deeper", (b"y",))
             with pytest.raises(NotADirectoryError):
                 await storage.append("folder/file/deeper/still", b"y")
+            with pytest.raises(IsADirectoryError):
+                await storage.sync("folder")
+            with pytest.raises(NotADirectoryError):
+                await storage.sync("folder/file/deeper")
             await storage.remove("folder/file/deeper")
             assert await storage.names("folder") == ["file"]
             assert await storage.read("folder/file") == b"x"
@@ -203,5 +209,37 @@ class StorageConformance:
             await storage.append("f", b"d")
             assert content == b"abc"
             assert await storage.read("f") == b"abcd"
+
+        self.run(scenario)
+
+    def test_what_is_forced_to_disk_reads_as_before(self):
+        async def scenario(storage):
+            with pytest.raises(FileNotFoundError):
+                await storage.sync("folder/log")
+            assert await storage.names("") == []
+            await storage.append("folder/log", b"1")
+            await storage.sync("folder/log")
+            await storage.sync("folder/log")
+            await storage.append("folder/log", b"2")
+            await storage.sync("./folder//log")
+            await storage.write_atomic("f", (b"whole",))
+            await storage.sync("f")
+            assert await storage.read("folder/log") == b"12"
+            assert await storage.read("f") == b"whole"
+            await storage.remove("folder")
+            with pytest.raises(FileNotFoundError):
+                await storage.sync("folder/log")
+
+        self.run(scenario)
+
+    def test_a_file_is_appended_to_while_it_is_forced_to_disk(self):
+        async def scenario(storage):
+            await storage.append("log", b"0")
+            await asyncio.gather(*(
+                work
+                for digit in b"123456789"
+                for work in (storage.sync("log"), storage.append("log", bytes([digit])))
+            ))
+            assert sorted(await storage.read("log")) == sorted(b"0123456789")
 
         self.run(scenario)

@@ -101,3 +101,39 @@ def test_files_have_ordinary_permissions(tmp_path):
     asyncio.run(Disk(tmp_path).write_atomic("f", (b"x",)))
     (tmp_path / "g").write_bytes(b"x")
     assert (tmp_path / "f").stat().st_mode == (tmp_path / "g").stat().st_mode
+
+
+def test_a_new_name_is_forced_to_disk_with_the_first_sync_and_again_after_a_removal(
+    tmp_path, monkeypatch
+):
+    synced = []
+    fsync = os.fsync
+
+    def noted(descriptor):
+        synced.append(os.fstat(descriptor).st_ino)
+        fsync(descriptor)
+
+    disk, log = Disk(tmp_path), tmp_path / "log"
+    asyncio.run(disk.append("log", b"1"))
+    monkeypatch.setattr(os, "fsync", noted)
+    asyncio.run(disk.sync("log"))
+    assert synced == [log.stat().st_ino, tmp_path.stat().st_ino]
+    asyncio.run(disk.append("log", b"2"))
+    asyncio.run(disk.sync("log"))
+    assert synced[2:] == [log.stat().st_ino]
+    asyncio.run(disk.remove("log"))
+    asyncio.run(disk.append("log", b"3"))
+    asyncio.run(disk.sync("log"))
+    assert synced[3:] == [log.stat().st_ino, tmp_path.stat().st_ino]
+    asyncio.run(disk.write_atomic("f", (b"x",)))
+    del synced[:]
+    asyncio.run(disk.sync("f"))
+    assert synced == [(tmp_path / "f").stat().st_ino]
+
+
+def test_a_file_that_was_there_before_has_its_name_forced_to_disk_too(tmp_path, monkeypatch):
+    (tmp_path / "log").write_bytes(b"left by a process that was killed")
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(os.fstat(descriptor).st_ino))
+    asyncio.run(Disk(tmp_path).sync("log"))
+    assert synced == [(tmp_path / "log").stat().st_ino, tmp_path.stat().st_ino]

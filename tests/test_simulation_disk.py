@@ -103,6 +103,60 @@ def test_a_power_cut_tears_appended_tails_at_any_byte():
     assert left == {b"kept\n" + b"tail"[:length] for length in range(5)}
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_what_was_forced_to_disk_survives_a_power_cut(seed):
+    async def scenario(disk, now):
+        await disk.append("a/log", b"kept")
+        await disk.sync("a/log")
+        await disk.append("a/log", b"tail")
+        disk.power_cut()
+        content = await disk.read("a/log")
+        assert content.startswith(b"kept")
+        await disk.sync("a/log")
+        disk.power_cut()
+        assert await disk.read("a/log") == content
+
+    run(scenario, seed)
+
+
+def test_what_is_appended_during_a_sync_is_not_forced_to_disk_by_it():
+    left = set()
+
+    async def scenario(disk, now):
+        await disk.append("log", b"1")
+        syncing = asyncio.ensure_future(disk.sync("log"))
+        await asyncio.sleep(0)
+        appending = asyncio.ensure_future(disk.append("log", b"2"))
+        await asyncio.gather(syncing, appending)
+        assert await disk.read("log") == b"12"
+        disk.power_cut()
+        left.add(await disk.read("log"))
+
+    for seed in range(30):
+        run(scenario, seed)
+    assert left == {b"1", b"12"}
+
+
+def test_a_sync_costs_one_for_the_file_and_one_for_a_new_name():
+    async def scenario(disk, now):
+        await disk.append("log", b"")
+        began = now()
+        await disk.sync("log")
+        assert now() - began == pytest.approx(2 * 0.005)
+        await disk.sync("log")
+        assert now() - began == pytest.approx(3 * 0.005)
+        disk.process_died()
+        await disk.sync("log")
+        assert now() - began == pytest.approx(5 * 0.005)
+        await disk.remove("log")
+        await disk.append("log", b"")
+        began = now()
+        await disk.sync("log")
+        assert now() - began == pytest.approx(2 * 0.005)
+
+    run(scenario)
+
+
 def test_a_new_file_that_was_only_appended_to_may_be_gone():
     left = set()
 

@@ -1,8 +1,9 @@
 """A virtual disk: a Storage that takes time, fills up, rots, and forgets what was not synced.
 
 It does step by step what `psedge.protocol.disk` does on a real one: a file is written as a draft,
-synced, renamed, and its folder synced; what is appended stays in the page cache until the kernel
-writes it back. As there, an operation goes on when its caller is cancelled: it runs in a thread.
+synced, renamed, and its folder synced; what is appended stays in the page cache until it is synced
+or the kernel writes it back. As there, an operation goes on when its caller is cancelled: it runs
+in a thread.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ class VirtualDisk:
         self._sync_seconds = sync_seconds
         self._device = asyncio.Lock()
         self._making = asyncio.Lock()
-        # Folders of which this process knows that their names are on disk.
+        # Folders and files of which this process knows that their names are on disk.
         self._lasting: set[Parts] = set()
         self._drafts = itertools.count()
         # A dict keeps the order in which operations began, so that they end in it.
@@ -81,6 +82,9 @@ class VirtualDisk:
 
     async def append(self, path: str, data: Buffer) -> None:
         await self._operation(self._append(parts_below(path, ROOT), data))
+
+    async def sync(self, path: str) -> None:
+        await self._operation(self._sync_file(parts_below(path, ROOT)))
 
     async def names(self, folder: str) -> list[str]:
         return await self._operation(self._names(parts_below(folder, ROOT, root_allowed=True)))
@@ -146,7 +150,7 @@ class VirtualDisk:
             for part in data:
                 await self._write_pieces(file, part, draft)
             await self._sync()
-            self.file_system.sync_file(file)
+            self.file_system.sync_file(file, len(file.content))
             self.file_system.rename(draft, parts[-1])
         except OSError:
             with contextlib.suppress(OSError):
@@ -154,6 +158,7 @@ class VirtualDisk:
             raise
         await self._sync()
         self.file_system.sync_folder(parts[:-1])
+        self._lasting.add(parts)
 
     async def _write_pieces(self, file: File, data: Buffer, parts: Parts) -> None:
         for piece in _pieces(data):
@@ -170,6 +175,17 @@ class VirtualDisk:
             for piece in _pieces(data):
                 await self._busy(len(piece) / self._bytes_per_second)
                 self.file_system.extend(file, piece, parts)
+
+    async def _sync_file(self, parts: Parts) -> None:
+        file = self.file_system.file(parts)
+        # What is appended while the disk is at work may or may not be on it afterwards: it is not.
+        length = len(file.content)
+        await self._sync()
+        self.file_system.sync_file(file, length)
+        if parts not in self._lasting:
+            await self._sync()
+            self.file_system.sync_folder(parts[:-1])
+            self._lasting.add(parts)
 
     async def _make_folders(self, parts: Parts) -> None:
         async with self._making:
@@ -189,6 +205,7 @@ class VirtualDisk:
 
     async def _remove(self, parts: Parts) -> None:
         """A folder's files go one by one, in an order that no one can count on."""
+        self._lasting -= {known for known in self._lasting if known[: len(parts)] == parts}
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             node = self.file_system.folder(parts[:-1]).entries.get(parts[-1])
             below = list(self.file_system.walk(parts)) if isinstance(node, Folder) else []

@@ -162,8 +162,9 @@ class FileSystem:
                 yield from self.walk((*parts, name))
             yield (*parts, name), node
 
-    def sync_file(self, file: File) -> None:
-        file.synced = len(file.content)
+    def sync_file(self, file: File, length: int) -> None:
+        """Force the first `length` bytes of a file to disk."""
+        file.synced = max(file.synced, length)
 
     def sync_folder(self, parts: Parts) -> None:
         self.folder(parts).sync()
@@ -175,7 +176,7 @@ class FileSystem:
             if isinstance(node, Folder):
                 node.sync()
             else:
-                self.sync_file(node)
+                self.sync_file(node, len(node.content))
 
     def power_cut(self, draw: Draw) -> None:
         """Lose what was not forced to disk, or some of it."""
