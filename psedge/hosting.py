@@ -21,6 +21,7 @@ from psedge.protocol.ports import (
 )
 from psedge.server.node import ServerNode
 from psedge.server.service import ASSIGNMENT_LIMIT_BYTES, ShardService
+from psedge.server.store import ServerStore
 
 LOOPBACK = "127.0.0.1"
 EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104
@@ -62,10 +63,12 @@ class HostedServer:
         notify: Callable[[str], None],
         random_bits: RandomBits = secrets.randbits,
         service: ShardService | None = None,
+        store: ServerStore | None = None,
     ) -> HostedServer:
         """Listen. port: 0 takes a free one, None the first free one from the default on.
 
-        service: what holds the shards; None makes one.
+        service: what holds the shards; None makes one. store: where that one keeps logs; None
+        keeps none.
 
         Raises AddressError when the address cannot be bound.
         """
@@ -87,7 +90,9 @@ class HostedServer:
                 if candidate == ports[-1]:
                     raise
             else:
-                shards = ShardService(clock) if service is None else service
+                shards = service or ShardService(
+                    clock, transport=transport, store=store, notify=notify
+                )
                 return cls(listener, routes, transport, clock, notify, random_bits(63), shards)
         raise AssertionError("the last port either listens or raises")
 
@@ -97,6 +102,13 @@ class HostedServer:
         host = LOOPBACK if self.listener.host in EVERYWHERE else self.listener.host
         return url_of(host, self.listener.port)
 
+    def keep(self, store: ServerStore | None) -> None:
+        """Where its shards keep their logs, for who knows it only after `open`; before `serve_for`.
+
+        None: nowhere.
+        """
+        self._service.store = store
+
     def start(self, supervisor_routes: Mapping[str, Handler] | None = None) -> None:
         """Answer requests; until then every one is told that the server is not ready.
 
@@ -104,11 +116,13 @@ class HostedServer:
         """
         self._routes.update({**self._service.routes(), **(supervisor_routes or {})})
 
-    async def serve_for(self, supervisor: Address) -> None:
+    async def serve_for(self, supervisor: Address, *, process: int = 0, machine: str = "") -> None:
         """Take part in the supervisor's run until it has ended.
 
-        Raises AddressError when it is no supervisor or turns this server away, UnreachableError
-        when it stays lost.
+        process, machine: pid and name of its machine, for people.
+
+        Raises AddressError when it is no supervisor or turns this server away, ConfigError when the
+        store is of another run, UnreachableError when the supervisor stays lost.
         """
         node = ServerNode(
             self._service,
@@ -119,11 +133,15 @@ class HostedServer:
             transport=self._transport,
             clock=self._clock,
             notify=self._notify,
+            process=process,
+            machine=machine,
         )
         await node.run(patient=True)
 
     async def close(self) -> None:
+        """Answer nobody any more; what the store was given is on disk afterwards."""
         await self.listener.close()
+        await self._service.close()
 
 
 async def cancelled(*tasks: asyncio.Future[Any] | None) -> None:

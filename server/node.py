@@ -1,8 +1,15 @@
-"""A server process in its cluster: it registers with the supervisor and keeps its lease."""
+"""A server process in its cluster: it registers with the supervisor and keeps its lease.
+
+The supervisor's answers carry what this server may have missed: how long it may act for its shards,
+who reigns over them, which of its copies nobody wants. A server that holds copies waits for a
+supervisor that is gone, however long that takes: they may be all that is left of the model.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+
+import msgspec
 
 from psedge.compression.lossless import available
 from psedge.protocol.address import Address
@@ -16,8 +23,11 @@ from psedge.protocol.errors import (
     not_psedge,
 )
 from psedge.protocol.messages import (
+    HELLO,
     REGISTER,
     SERVER_HEARTBEAT,
+    Hello,
+    HelloReply,
     Register,
     RegisterReply,
     ServerHeartbeatReply,
@@ -29,10 +39,22 @@ from psedge.server.service import ShardService
 
 #: Between two tries to reach a supervisor that does not answer.
 RETRY_SECONDS = 1.0
-#: A server that lost its supervisor holds shards nobody can find any more; it gives up after this.
+#: A heartbeat that takes longer is better sent again.
+HEARTBEAT_TIMEOUT_SECONDS = 5.0
+#: A server without copies gives a supervisor up that has been silent for so long.
 LOST_SECONDS = 60.0
-#: Between two lines that tell people that the supervisor is still awaited.
+#: Between two lines that tell people that the supervisor is still awaited: before this server
+#: takes part in a run, and while it holds copies.
 REMINDER_SECONDS = 10.0
+WAITING_SECONDS = 60.0
+#: Refusals that no patience mends.
+FINAL = ("forbidden", "version-differs")
+NOT_A_SUPERVISOR = (
+    "is a further server without a supervisor: use the join line that the first `psedge server` "
+    "printed"
+)
+
+Unanswered = (UnreachableError, RefusedError, FrameError)
 
 
 class ServerNode:
@@ -49,69 +71,118 @@ class ServerNode:
         transport: Transport,
         clock: Clock,
         notify: Callable[[str], None],
+        process: int = 0,
+        machine: str = "",
     ) -> None:
-        """host, port: where this server listens; incarnation: random, tells restarts apart."""
+        """host, port: where this server listens; incarnation: random, tells restarts apart.
+
+        process, machine: pid and name of its machine, for people.
+        """
         self._service = service
-        self._service.incarnation = incarnation
+        service.incarnation = incarnation
+        service.supervisor = supervisor
         self._supervisor = supervisor
-        self._register = Register(
-            __version__, WIRE_VERSION, host, port, incarnation, lossless=available()
+        self._entry = Register(
+            __version__,
+            WIRE_VERSION,
+            host,
+            port,
+            incarnation,
+            lossless=available(),
+            process=process,
+            machine=machine,
         )
         self._transport = transport
         self._clock = clock
         self._notify = notify
+        #: Identity of the run that the copies are of.
+        self._run = ""
+        self._is_registered = False
+        self._reached_at = 0.0
+        self._told_at: float | None = None
 
     async def run(self, *, patient: bool) -> None:
         """Return when the supervisor says that the run has ended.
 
         patient: wait for a supervisor that is not there yet, as long as it takes.
-        Raises AddressError when it is no supervisor or turns this server away, UnreachableError
-        when it stays lost.
+        Raises AddressError when it is no supervisor or turns this server away, ConfigError when the
+        server's folder is of another run, UnreachableError when the supervisor stays lost.
         """
         heartbeat_seconds = await self._enter(patient)
-        reached_at = self._clock.now()
         while True:
-            await self._clock.sleep(heartbeat_seconds)
-            report, heard = self._service.news()
-            try:
-                reply = await ask(
-                    self._transport,
-                    self._supervisor,
-                    SERVER_HEARTBEAT,
-                    report,
-                    ServerHeartbeatReply,
-                )
-            except (RefusedError, FrameError) as error:
-                if isinstance(error, FrameError) or error.code != "not-ready":
-                    raise self._turned_away(error) from error
-                # It was started anew and makes its model ready; its next answer says the rest.
-                reached_at = self._clock.now()
-                continue
-            except UnreachableError as error:
-                if self._clock.now() - reached_at > LOST_SECONDS:
-                    raise UnreachableError(
-                        f"the supervisor at {self._supervisor.url} has been silent for "
-                        f"{LOST_SECONDS:.0f} s; this server stops"
-                    ) from error
-                continue
-            reached_at = self._clock.now()
-            if reply.command == "stop":
+            reply = await self._beat()
+            if reply is not None and reply.command == "stop":
                 return
-            if reply.command == "continue":
-                heard()
-            if reply.command == "register":
+            if reply is not None and reply.command == "register":
                 self._service.forgotten()
                 self._notify("the supervisor was started anew; registering again")
                 heartbeat_seconds = await self._enter(patient=True)
+                continue
+            await self._clock.sleep(heartbeat_seconds)
+
+    async def _beat(self) -> ServerHeartbeatReply | None:
+        """One sign of life; None if it was not answered."""
+        report, heard = await self._service.news()
+        sent_at = self._clock.now()
+        try:
+            reply = await ask(
+                self._transport,
+                self._supervisor,
+                SERVER_HEARTBEAT,
+                report,
+                ServerHeartbeatReply,
+                timeout_seconds=HEARTBEAT_TIMEOUT_SECONDS,
+            )
+        except Unanswered as error:
+            if isinstance(error, RefusedError) and error.code == "not-ready":
+                # It was started anew and makes its model ready; its next answer says the rest.
+                self._reached()
+            else:
+                self._bear(error)
+            return None
+        self._reached()
+        if reply.command == "continue":
+            heard()
+            self._service.renew(sent_at + reply.lease_seconds)
+            for reign in reply.reigns:
+                self._service.heard(reign)
+            self._service.obey(reply.drop, report)
+        return reply
+
+    def _reached(self) -> None:
+        self._reached_at = self._clock.now()
+        self._told_at = None
+
+    def _bear(self, error: PsedgeError) -> None:
+        """A heartbeat failed. Raises what ends this server, if it is not to wait any longer."""
+        final = isinstance(error, RefusedError) and error.code in FINAL
+        unreachable = isinstance(error, UnreachableError)
+        if final or not (self._service.hosted or unreachable):
+            raise self._turned_away(error) from error
+        now = self._clock.now()
+        silent = now - self._reached_at
+        if silent <= LOST_SECONDS:
+            return
+        if not self._service.hosted:
+            raise UnreachableError(
+                f"the supervisor at {self._supervisor.url} has been silent for "
+                f"{LOST_SECONDS:.0f} s; this server stops"
+            ) from error
+        if self._told_at is None or now - self._told_at >= WAITING_SECONDS:
+            self._notify(
+                f"no supervisor at {self._supervisor.url} for {silent:.0f} s ({error}); this "
+                "server keeps its shards and waits for it"
+            )
+            self._told_at = now
 
     async def _enter(self, patient: bool) -> float:
+        """Become known to the supervisor; seconds between heartbeats."""
         told_at: float | None = None
         while True:
             try:
-                reply = await ask(
-                    self._transport, self._supervisor, REGISTER, self._register, RegisterReply
-                )
-            except (UnreachableError, RefusedError, FrameError) as error:
+                await self._meet_run()
+                reply = await self._register()
+            except Unanswered as error:
                 missing = isinstance(error, UnreachableError)
                 if isinstance(error, RefusedError) and error.code == "not-ready":
                     missing = True
@@ -123,19 +194,63 @@ class ServerNode:
                     told_at = now
                 await self._clock.sleep(RETRY_SECONDS)
                 continue
-            self._service.server = reply.server
+            self._reached()
             return reply.heartbeat_seconds
+
+    async def _meet_run(self) -> None:
+        """Whoever has copies, or a folder for them, asks first which run this is.
+
+        Raises ConfigError if the folder is of another run.
+        """
+        store, service = self._service.store, self._service
+        unopened = store is not None and not self._run
+        if not unopened and not service.hosted:
+            return
+        hello = await ask(
+            self._transport, self._supervisor, HELLO, Hello(__version__, WIRE_VERSION), HelloReply
+        )
+        if not hello.supervisor:
+            raise AddressError(f"{self._supervisor.url} {NOT_A_SUPERVISOR}")
+        run = hello.identity or hello.run
+        if unopened and store is not None:
+            service.recover(await store.open(run))
+        elif self._run and run != self._run:
+            if store is not None:
+                await store.bind(run)
+            self._notify("the supervisor has begun another run; the shards here are given up")
+            for shard in tuple(service.hosted):
+                service.drop(shard)
+        self._run = run
+
+    async def _register(self) -> RegisterReply:
+        service, store = self._service, self._service.store
+        entry = msgspec.structs.replace(
+            self._entry,
+            store=store.identity if store is not None else "",
+            run=self._run,
+            replicas=service.report().replicas,
+        )
+        sent_at = self._clock.now()
+        service.entering()
+        try:
+            reply = await ask(self._transport, self._supervisor, REGISTER, entry, RegisterReply)
+        except PsedgeError:
+            if self._is_registered:
+                service.entered(service.server)
+            raise
+        service.entered(reply.server)
+        service.renew(sent_at + reply.lease_seconds)
+        self._is_registered = True
+        self._run = reply.run or self._run
+        return reply
 
     def _turned_away(self, error: PsedgeError) -> PsedgeError:
         """What a supervisor's refusal means to the person who started this server."""
         url = self._supervisor.url
         if isinstance(error, FrameError):
             return not_psedge(url, error)
-        if isinstance(error, RefusedError) and error.code in ("forbidden", "version-differs"):
+        if isinstance(error, RefusedError) and error.code in FINAL:
             return AddressError(f"{url} turns this server away: {error}")
         if isinstance(error, RefusedError) and error.code == "not-found":
-            return AddressError(
-                f"{url} is a further server without a supervisor: use the join line that the "
-                "first `psedge server` printed"
-            )
+            return AddressError(f"{url} {NOT_A_SUPERVISOR}")
         return error

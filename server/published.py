@@ -9,7 +9,9 @@ Where the two ends are not at the same one, because a reply was lost or the work
 snapshot of the whole begins the chain anew. Now and then the digest of P travels along, which
 proves that both ends agree.
 
-P is soft state: it is in no checkpoint, and a server that has lost it sends a snapshot.
+P is soft state: it is in no checkpoint and no replica, and a server that has lost it sends a
+snapshot. A promoted server begins its positions where no earlier primary's can have reached, so it
+never takes a position of another chain for one of its own.
 """
 
 from __future__ import annotations
@@ -60,14 +62,25 @@ class Published:
     bytes per parameter, whatever the number of workers, with a shared chain.
     """
 
-    def __init__(self, piece: Slice, coding: CodingSettings, *, remember: bool = False) -> None:
-        """remember: keep workers' models for `model_of` where sending does not need them."""
+    def __init__(
+        self,
+        piece: Slice,
+        coding: CodingSettings,
+        *,
+        remember: bool = False,
+        first_position: int = 0,
+    ) -> None:
+        """remember: keep workers' models for `model_of` where sending does not need them.
+
+        first_position: all positions are larger, or equal with a shared chain; see `chain_begin`.
+        """
         self._piece = piece
+        self._first_position = first_position
         self._remember = remember
         self._records: dict[tuple[int, int], _Record] = {}
         self._shared = None
         if coding.chain == "shared" and coding.pull != Identity.name:
-            self._shared = SharedChain(piece, coding)
+            self._shared = SharedChain(piece, coding, first_position)
         #: Whole float32 parameters of `_version`, by lossless stage.
         self._whole: dict[int, list[Buffer]] = {}
         self._version = -1
@@ -124,7 +137,7 @@ class Published:
     def check_invariants(self) -> None:
         """Raise AssertionError if the state contradicts itself."""
         for record in self._records.values():
-            assert record.position > 0
+            assert record.position > self._first_position
             assert len(record.parameters) == self._piece.elements
         assert not (self._records and self._shared is not None)
         if self._shared is not None:
@@ -162,13 +175,20 @@ class Published:
         """Take a whole model down as what the worker has, at a position not used before."""
         record = self._records.get(wanted.key)
         if record is None:
-            record = _Record(np.empty(self._piece.elements, np.float32), position=0)
+            record = _Record(
+                np.empty(self._piece.elements, np.float32), position=self._first_position
+            )
             self._records[wanted.key] = record
         record.position += 1
         coder = Coder(whole.codec, whole.lossless, self._piece)
         joined = whole.parts[0] if len(whole.parts) == 1 else b"".join(whole.parts)
         coder.open(memoryview(joined)).decode(record.parameters)
         return whole.at(record.position, digest_of(record.parameters))
+
+
+def chain_begin(term: int) -> int:
+    """The first position of a reign: no reign makes 2^32 replies to one worker."""
+    return term << 32
 
 
 def _encoded(coder: Coder, target: Float32Array) -> list[Buffer]:

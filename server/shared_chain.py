@@ -56,7 +56,8 @@ class _Delta:
 class SharedChain:
     """The published model P of one shard and the latest differences that led to it."""
 
-    def __init__(self, piece: Slice, coding: CodingSettings) -> None:
+    def __init__(self, piece: Slice, coding: CodingSettings, first_position: int = 0) -> None:
+        """first_position: where the chain begins."""
         # A shared chain cannot suit each worker's link; `auto` takes what always costs little.
         self._codec = codec_named("q8" if coding.pull == "auto" else coding.pull, coding)
         self._piece = piece
@@ -64,7 +65,7 @@ class SharedChain:
         self._every = coding.publish_every
         self._parameters: Float32Array | None = None
         self._version = 0
-        self._position = 0
+        self._first_position = self._position = first_position
         self._state = EncoderState()
         self._digest = 0
         self._deltas: deque[_Delta] = deque()
@@ -98,8 +99,8 @@ class SharedChain:
     def check_invariants(self) -> None:
         """Raise AssertionError if the state contradicts itself or has outgrown its bounds."""
         assert self._deltas_bytes == sum(delta.bytes for delta in self._deltas)
-        assert len(self._deltas) <= self._position
-        assert self._parameters is not None or not self._position
+        assert len(self._deltas) <= self._position - self._first_position
+        assert self._parameters is not None or self._position == self._first_position
         if self._parameters is not None:
             assert len(self._parameters) == self._piece.elements
             assert self._deltas_bytes <= self._parameters.nbytes or len(self._deltas) == 1

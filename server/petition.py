@@ -1,0 +1,137 @@
+"""What a primary asks of the supervisor about one peer: to drop it from the set, or to admit it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from random import Random
+from typing import Literal
+
+from psedge.protocol.calls import ask
+from psedge.protocol.errors import FrameError, RefusedError, UnreachableError
+from psedge.protocol.replicas import SET_CHANGE, Peer, Reign, SetChange
+from psedge.server.background import begin
+from psedge.server.line import Line
+from psedge.server.replica import Replica
+
+Wish = Literal["drop", "admit"]
+
+ANSWER_SECONDS = 5.0
+FIRST_PAUSE_SECONDS = 0.1
+LONGEST_PAUSE_SECONDS = 2.0
+
+
+class Petition:
+    """Asks until it is granted, or wanted no more. A wish to drop takes the place of the other."""
+
+    def __init__(
+        self,
+        replica: Replica,
+        peer: Peer,
+        line: Line,
+        released: Callable[[], None],
+        superseded: Callable[[], None],
+        random: Random,
+    ) -> None:
+        self._replica = replica
+        self._peer = peer
+        self._line = line
+        self._released = released
+        self._superseded = superseded
+        self._random = random
+        self._wish: Wish | None = None
+        #: A request to admit it has gone out, and no answer to the latest one came.
+        self._admission_pending = False
+        self._why = ""
+        self._task: asyncio.Task[None] | None = None
+
+    def drop(self, why: str) -> None:
+        """The peer fails those who wait for it, if it is in the set."""
+        if self._counts:
+            self._begin("drop", why)
+
+    def admit(self) -> None:
+        """The peer has caught up."""
+        if not self._is_learner:
+            return
+        # The supervisor may grant it without its answer ever arriving here.
+        if self._replica.admitting(self._peer.server):
+            self._begin("admit", "it has caught up with the primary")
+
+    def answered(self) -> None:
+        """The peer has taken what it was sent: there is no reason to drop it any more."""
+        if self._wish == "drop":
+            self._wish = None
+
+    def stop(self) -> None:
+        self._wish = None
+        # Called from within itself when the supervisor's answer ends the pump.
+        if self._task is not None and self._task is not asyncio.current_task():
+            self._task.cancel()
+
+    @property
+    def _counts(self) -> bool:
+        return any(peer.server == self._peer.server for peer in self._replica.in_set())
+
+    @property
+    def _is_open(self) -> bool:
+        """Whether there is a wish that no reign has granted yet."""
+        return (
+            self._wish is not None and self._counts and (self._wish == "drop" or self._is_learner)
+        )
+
+    @property
+    def _is_learner(self) -> bool:
+        reign = self._replica.reign
+        return reign is not None and reign.role_of(self._peer.server) == "learner"
+
+    def _begin(self, wish: Wish, why: str) -> None:
+        self._wish, self._why = wish, why
+        if self._task is None or self._task.done():
+            self._task = begin(self._ask())
+
+    async def _ask(self) -> None:
+        failures = 0
+        while self._is_open:
+            if await self._granted(self._next_wish()):
+                continue
+            failures += 1
+            ceiling = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2 ** min(failures, 16))
+            await self._line.clock.sleep(ceiling * self._random.uniform(0.5, 1.0))
+
+    def _next_wish(self) -> Wish:
+        """A learner whose admission may still be on its way is brought in before it is dropped:
+        the supervisor drops nobody else, and an admission that came later would go unheard."""
+        assert self._wish is not None
+        return "admit" if self._admission_pending and self._is_learner else self._wish
+
+    async def _granted(self, wish: Wish) -> bool:
+        """Ask once. True: an answer has come that changes something."""
+        replica = self._replica
+        term, server = replica.term, self._peer.server
+        message = SetChange(replica.shard.assignment.shard, term, server, wish, self._why)
+        self._admission_pending |= wish == "admit"
+        try:
+            reign = await ask(
+                self._line.transport,
+                self._line.supervisor,
+                SET_CHANGE,
+                message,
+                Reign,
+                timeout_seconds=ANSWER_SECONDS,
+            )
+        except RefusedError as error:
+            self._admission_pending &= wish != "admit"
+            if error.code == "stale-term" and replica.term == term:
+                self._superseded()
+            return False
+        except (UnreachableError, FrameError):
+            # The supervisor may be away for long; nobody else can grant it.
+            return False
+        self._admission_pending &= wish != "admit"
+        before = replica.reign
+        self._line.follow(reign)
+        if wish == "drop" and self._is_learner and not self._admission_pending:
+            replica.not_admitted(server)
+            self._released()
+        return replica.reign is not before
