@@ -36,8 +36,9 @@ def _finite(experiment: Experiment) -> Iterator[str]:
         ("[checkpoint] every_epochs", experiment.checkpoint.every_epochs),
         ("[cluster] lease_seconds", experiment.cluster.lease_seconds),
         ("[cluster] wait_seconds", experiment.cluster.wait_seconds),
+        ("[durability] sync_seconds", experiment.durability.sync_seconds),
     ):
-        if not math.isfinite(value):
+        if value is not None and not math.isfinite(value):
             yield f"{key} = {value}: expected a finite number"
 
 
@@ -110,6 +111,17 @@ def _compensation(experiment: Experiment) -> Iterator[str]:
             f'{where} cannot go with [compression] pull_chain = "shared": servers must know the '
             "model of each worker"
         )
+    copies = min(experiment.replication.replicas, experiment.cluster.servers)
+    if copies > 1:
+        yield (
+            f"{where} cannot go with [replication] replicas = {copies}: servers correct by what "
+            "they sent to each worker, which no other copy knows; set replicas = 1"
+        )
+    if experiment.durability.log != "off":
+        yield (
+            f'{where} cannot go with [durability] log = "{experiment.durability.log}": servers '
+            "correct by what they sent to each worker, which is in no log"
+        )
     if experiment.worker.overlap:
         yield (
             f"{where} cannot go with [worker] overlap = true: gradients are then computed on "
@@ -148,9 +160,10 @@ def _parts(experiment: Experiment) -> Iterator[str]:
 
 def _cluster(experiment: Experiment) -> Iterator[str]:
     cluster = experiment.cluster
-    if cluster.lease_seconds <= 2 * cluster.heartbeat_seconds:
+    lease = cluster.lease_seconds
+    if lease is not None and lease <= 2 * cluster.heartbeat_seconds:
         yield (
-            f"[cluster] lease_seconds = {cluster.lease_seconds:g} must be more than twice "
+            f"[cluster] lease_seconds = {lease:g} must be more than twice "
             f"heartbeat_seconds = {cluster.heartbeat_seconds:g}, or one lost heartbeat kills"
         )
     if len(cluster.pace) > cluster.workers:

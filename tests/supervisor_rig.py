@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import errno
 from collections.abc import Awaitable, Sequence
 from pathlib import Path
@@ -24,6 +25,8 @@ from psedge.protocol.status import Status
 from psedge.protocol.version import __version__
 from psedge.protocol.wire import WIRE_VERSION
 from psedge.server.service import ShardService
+from psedge.supervisor.book import Book
+from psedge.supervisor.checkpoint import Checkpoint
 from psedge.supervisor.model_state import ModelState
 from psedge.supervisor.service import Supervisor
 from psedge.supervisor.setup import Evaluator, RunSetup
@@ -68,7 +71,8 @@ class Rig:
         sections: dict[str, Any] | None = None,
         **cluster: Any,
     ) -> None:
-        """sections: of the config, besides the ones that every run here has."""
+        """sections: of the config, besides the ones that every run here has. Without a word about
+        replication each shard has one copy."""
         self.clock, self.network = TestClock(), Network()
         self.notes: list[str] = []
         self.folder = folder
@@ -79,20 +83,35 @@ class Rig:
                 "data": {"dataset": "npz", "path": "x.npz", "batch_size": 4},
                 "schedule": {"length": 1},
                 "cluster": {**settings, "range_batches": 4, **cluster},
+                "replication": {"replicas": 1},
                 **(sections or {}),
             }
         )
-        setup = RunSetup("run", str(folder), experiment, model_state(), train_samples, evaluator)
+        self.setup = RunSetup(
+            "run", str(folder), experiment, model_state(), train_samples, evaluator
+        )
         self.disk = SmallDisk(folder)
+        self.services = [ShardService(self.clock) for _ in range(settings["servers"])]
+        self.supervise()
+
+    def supervise(
+        self,
+        book: Book | None = None,
+        *,
+        checkpoint: Checkpoint | None = None,
+        beside: int | None = 0,
+    ) -> None:
+        """Start a supervisor, in place of the one that is there."""
         self.supervisor = Supervisor(
-            setup,
+            dataclasses.replace(self.setup, checkpoint=checkpoint),
             self.disk,
             clock=self.clock,
             transport=self.network,
             token="",
             notify=self.notes.append,
+            beside=beside,
+            book=book,
         )
-        self.services = [ShardService(self.clock) for _ in range(settings["servers"])]
         self.network.routes[HOME.url] = self.supervisor.routes()
 
     async def ask(self, path: str, message: msgspec.Struct) -> Any:
@@ -104,13 +123,14 @@ class Rig:
         for server in servers:
             host = f"10.0.0.{server}"
             self.network.routes[f"http://{host}:7700"] = self.services[server].routes()
-            await self.ask(
+            reply = await self.ask(
                 messages.REGISTER,
                 messages.Register(__version__, WIRE_VERSION, host, 7700, server, lossless),
             )
+            self.services[server].server = reply.server
+            self.services[server].incarnation = server
 
     async def beat(self, server: int) -> None:
-        self.services[server].server = self.services[server].incarnation = server
         await self.ask(messages.SERVER_HEARTBEAT, self.services[server].report())
 
     async def join(self, name: str, incarnation: int = 1, **fields: Any) -> Any:
@@ -126,8 +146,10 @@ class Rig:
         )
         return await self.ask(messages.JOIN, join)
 
-    async def claim(self, worker: int, incarnation: int = 1, *, idle: bool = False) -> Any:
-        return await self.ask(messages.CLAIM, messages.Claim(worker, incarnation, idle))
+    async def claim(
+        self, worker: int, incarnation: int = 1, *, idle: bool = False, number: int = 0
+    ) -> Any:
+        return await self.ask(messages.CLAIM, messages.Claim(worker, incarnation, idle, number))
 
     async def status(self) -> Status:
         return await self.ask(messages.STATUS, messages.Acknowledged())  # type: ignore[no-any-return]

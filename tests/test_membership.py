@@ -90,7 +90,7 @@ def test_a_leaver_returns_under_its_number_but_not_under_its_incarnation() -> No
     assert table.leave(0, 1) is None
     with pytest.raises(RefusedError, match="new incarnation") as refused:
         table.join("pi", 1, 0.1)
-    assert refused.value.code == "conflict"
+    assert refused.value.code == "unknown-worker"
     back = table.join("pi", 2, 0.1)
     assert (back.worker, back.state, back.note) == (0, "alive", "")
     assert table.is_current(0, 2)
@@ -163,9 +163,9 @@ def test_a_place_under_a_suffix_is_settled_before_it_is_taken_over() -> None:
     second = table.join("pi", 2, 0.0)
     assert second.name == "pi-2"
     table.renew(0, 1, 8.0)
-    assert table.displaced("pi", 3, 1.0) is None
-    displaced = table.displaced("pi", 3, 8.0)
-    assert displaced is not None
-    assert displaced.name == "pi-2"
+    assert table.predecessor("pi", 3, 1.0) is None
+    before = table.predecessor("pi", 3, 8.0)
+    assert before is not None
+    assert before.name == "pi-2"
     assert table.join("pi", 3, 8.0).worker == second.worker
-    assert table.displaced("pi", 3, 8.0) is None
+    assert table.predecessor("pi", 3, 8.0) is None

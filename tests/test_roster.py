@@ -25,11 +25,20 @@ class SlowFleet:
     async def broadcast(self, *_: Any) -> None:
         await self.heard.wait()
 
+    def confirmed(self, revision: int) -> bool:
+        return self.heard.is_set()
+
+
+async def saved() -> None:
+    """No book."""
+
 
 def test_samples_go_back_even_if_the_request_is_cancelled_meanwhile() -> None:
     async def main() -> None:
         plan, membership, fleet = DataPlan.shared(64, 64), Membership(10.0), SlowFleet()
-        state: Any = SimpleNamespace(membership=membership, plan=plan, fleet=fleet)
+        state: Any = SimpleNamespace(
+            membership=membership, plan=plan, fleet=fleet, ended=False, save_plan=saved
+        )
         clock: Any = SimpleNamespace(now=lambda: 0.0)
         roster = Roster(state, clock)
         entry = membership.join("pi", 7, 0.0)

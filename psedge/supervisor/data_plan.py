@@ -10,7 +10,7 @@ from __future__ import annotations
 import msgspec
 
 from psedge.protocol.errors import ConfigError, DataError
-from psedge.supervisor.data_pool import Pool, PoolState, Seen
+from psedge.supervisor.data_pool import AccountRow, Pool, PoolRow, PoolState, Seen, Span
 
 _SHARED = ""
 
@@ -32,8 +32,31 @@ class PlanState(msgspec.Struct, frozen=True):
     limit: int | None = None
 
 
+class PlanHead(msgspec.Struct, frozen=True):
+    """What the supervisor's book keeps of a plan, besides its pools and accounts."""
+
+    placement: str
+    epochs: float | None = None
+    limit: int | None = None
+
+
+class PlanChanges(msgspec.Struct, frozen=True):
+    """Rows of the book that are out of date, or all of them: of a plan that is attached to.
+
+    head: None: it is as it was. accounts: by worker; None: it holds nothing any more.
+    """
+
+    head: PlanHead | None
+    pools: dict[str, PoolRow]
+    accounts: dict[int, AccountRow | None]
+
+
+class OutOfStepError(Exception):
+    """A worker counts ranges that this plan has not handed out to it."""
+
+
 class DataPlan:
-    """Made by `shared`, `local` or `restored`."""
+    """Made by `shared`, `local`, `restored` or `attached`."""
 
     def __init__(self, state: PlanState) -> None:
         self.placement = state.placement
@@ -42,6 +65,9 @@ class DataPlan:
         self._pools = {pool.name: Pool(pool) for pool in state.pools}
         self._pool_of: dict[int, str] = {}
         self._remembers = False
+        #: What the book lacks: the head, and pools of which something has changed.
+        self._head_changed = True
+        self._changed = set(self._pools)
 
     @classmethod
     def shared(cls, samples: int, total: int) -> DataPlan:
@@ -90,6 +116,36 @@ class DataPlan:
             pool.end = None if end is None else max(end, pool.cursor)
         return plan
 
+    @classmethod
+    def attached(cls, kept: PlanChanges) -> DataPlan:
+        """The plan that an earlier supervisor was carrying out, with what workers hold of it."""
+        assert kept.head is not None
+        plan = cls(PlanState(kept.head.placement, (), kept.head.epochs, kept.head.limit))
+        plan._head_changed = False
+        by_pool: dict[str, dict[int, AccountRow]] = {name: {} for name in kept.pools}
+        for worker, account in kept.accounts.items():
+            if account is not None:
+                by_pool[account.pool][worker] = account
+        for name, row in kept.pools.items():
+            plan._pools[name] = Pool.attached(name, row, by_pool[name])
+            plan._pool_of.update((worker, name) for worker in by_pool[name] if name != _SHARED)
+        return plan
+
+    def take_changes(self) -> PlanChanges:
+        """What the book has to be told before anybody hears of the latest claims and releases.
+
+        What was consumed is no change: servers say it again.
+        """
+        head = PlanHead(self.placement, self.epochs, self.limit) if self._head_changed else None
+        changed = [self._pools[name] for name in sorted(self._changed)]
+        self._head_changed = False
+        self._changed.clear()
+        return PlanChanges(
+            head,
+            {pool.name: pool.row() for pool in changed},
+            {worker: row for pool in changed for worker, row in pool.take_changed_accounts()},
+        )
+
     def open_pool(self, worker: int, name: str, samples: int) -> None:
         """A worker with `samples` of its own data came in; nothing happens for shared data.
 
@@ -111,23 +167,37 @@ class DataPlan:
             state = PoolState(name, samples, end, cursor=cursor, visited=old.visited)
         self._pools[name] = Pool(state)
         self._pools[name].remember(self._remembers)
+        self._changed.add(name)
 
-    def claim(self, worker: int, incarnation: int, samples: int) -> Range | None:
+    def claim(self, worker: int, incarnation: int, samples: int, number: int = 0) -> Range | None:
         """Hand out up to `samples` positions, all of one epoch, to a member.
 
         A new incarnation ends the old one's account: what that held is free again.
+        number: of the claim, see `psedge.protocol.messages.Claim`; a repeated one gets the same
+        range again. 0: not counted.
         None: nothing is free for this worker; `finished` says whether it may hope.
+        Raises OutOfStepError for a number that is still to come.
         """
         pool = self._pool(worker)
         if pool is None:
             return None
+        repeated = pool.repeated(worker, incarnation, number) if number else False
+        if repeated is None:
+            raise OutOfStepError
+        if repeated:
+            return _range(pool, pool.latest(worker, number))
+        self._changed.add(pool.name)
         if self.limit is not None:
             samples = min(samples, self.limit - self.visited - self._outstanding_of_all())
-        span = pool.claim(worker, incarnation, samples) if samples > 0 else None
-        if span is None:
-            return None
-        epoch = span[0] // pool.samples
-        return Range(epoch, span[0] - epoch * pool.samples, span[1] - epoch * pool.samples)
+        return _range(pool, pool.claim(worker, incarnation, samples) if samples > 0 else None)
+
+    def is_overtaken(self, worker: int, incarnation: int, number: int) -> bool:
+        """Whether the worker has made a later claim than this one. number: as in `claim`."""
+        pool = self._pool(worker)
+        if pool is None or not number:
+            return False
+        repeated = pool.repeated(worker, incarnation, number)
+        return bool(repeated) and pool.latest(worker, number) is None
 
     def consumed(self, worker: int, samples_seen: int, incarnation: int | None = None) -> int:
         """Settle the samples a worker has pushed in all under its incarnation.
@@ -143,9 +213,23 @@ class DataPlan:
         if pool is None:
             return 0
         returned = pool.release(worker, samples_seen, incarnation)
+        self._changed.add(pool.name)
         if worker not in pool.accounts:
             self._pool_of.pop(worker, None)
         return returned
+
+    def unclaimed(self, worker: int) -> int | None:
+        """Positions that nobody holds and that this worker may get; None: without end."""
+        pool = self._pool(worker)
+        return 0 if pool is None else pool.unclaimed
+
+    def holders(self) -> list[tuple[int, int]]:
+        """(worker, incarnation) of everybody with an account."""
+        return [
+            (worker, account.incarnation)
+            for pool in self._pools.values()
+            for worker, account in pool.accounts.items()
+        ]
 
     def outstanding(self, worker: int) -> int:
         """Positions that a worker holds."""
@@ -233,6 +317,14 @@ class DataPlan:
 
     def _outstanding_of_all(self) -> int:
         return sum(pool.outstanding for pool in self._pools.values())
+
+
+def _range(pool: Pool, span: Span | None) -> Range | None:
+    """A span of positions as a worker knows it."""
+    if span is None:
+        return None
+    epoch = span[0] // pool.samples
+    return Range(epoch, span[0] - epoch * pool.samples, span[1] - epoch * pool.samples)
 
 
 def _check_same_size(now: int | None, before: int) -> None:

@@ -36,13 +36,43 @@ class PoolState(msgspec.Struct, frozen=True):
     visited: int = 0
 
 
+class PoolRow(msgspec.Struct, frozen=True):
+    """A pool as the supervisor's book keeps it, beside the accounts of those who hold of it.
+
+    offset: positions visited that are not below `cursor`, less those below it that data of an
+    earlier size left out. So a row says how much is visited without being written for each push.
+    """
+
+    samples: int
+    end: int | None
+    cursor: int
+    returned: tuple[Span, ...]
+    offset: int
+
+
+class AccountRow(msgspec.Struct, frozen=True):
+    """An account as the book keeps it. pool: whose positions are held. Others as in `Account`."""
+
+    pool: str
+    incarnation: int
+    seen: int
+    held: tuple[Span, ...]
+    claims: int = 0
+    latest: Span | None = None
+
+
 @dataclass(slots=True)
 class Account:
-    """What one incarnation of a worker holds; `seen` of its samples are settled."""
+    """What one incarnation of a worker holds; `seen` of its samples are settled.
+
+    claims: spans that it was handed; latest: the last of them.
+    """
 
     incarnation: int
     seen: int = 0
     held: deque[Span] = field(default_factory=deque)
+    claims: int = 0
+    latest: Span | None = None
 
     @property
     def held_samples(self) -> int:
@@ -72,6 +102,8 @@ class Pool:
         self.accounts: dict[int, Account] = {}
         #: Positions that workers hold.
         self.outstanding = 0
+        #: Workers whose accounts' rows in the book are out of date.
+        self._changed_accounts: set[int] = set()
         #: What was consumed since `remember`; None remembers nothing.
         self._settled: list[_Settled] | None = None
 
@@ -88,6 +120,46 @@ class Pool:
         starts = [span[0] for account in self.accounts.values() for span in account.held]
         return min([*starts, *(start for start, _ in self._returned), self.cursor])
 
+    @classmethod
+    def attached(cls, name: str, row: PoolRow, accounts: Mapping[int, AccountRow]) -> Pool:
+        """The pool of an earlier supervisor, with what workers hold; `accounts` are all its."""
+        pool = cls(PoolState(name, row.samples, row.end, row.cursor, row.returned))
+        for worker, kept in accounts.items():
+            pool.accounts[worker] = Account(
+                kept.incarnation, kept.seen, deque(kept.held), kept.claims, kept.latest
+            )
+            pool.outstanding += pool.accounts[worker].held_samples
+        free = sum(stop - start for start, stop in row.returned)
+        pool.visited = row.cursor - free - pool.outstanding + row.offset
+        return pool
+
+    def row(self) -> PoolRow:
+        """For the book."""
+        free = sum(stop - start for start, stop in self._returned)
+        offset = self.visited - (self.cursor - free - self.outstanding)
+        return PoolRow(self.samples, self.end, self.cursor, tuple(self._returned), offset)
+
+    def take_changed_accounts(self) -> list[tuple[int, AccountRow | None]]:
+        """By worker, for the book, those changed since the last call; None: it holds nothing."""
+        changed = [(worker, self._account_row(worker)) for worker in sorted(self._changed_accounts)]
+        self._changed_accounts.clear()
+        return changed
+
+    def repeated(self, worker: int, incarnation: int, number: int) -> bool | None:
+        """Whether the worker's claim of this number was answered before; None: it cannot be.
+
+        number: from 1, one more for each span that the worker has taken over.
+        """
+        account = self.accounts.get(worker)
+        known = account is not None and account.incarnation == incarnation
+        claims = account.claims if account is not None and known else 0
+        return number <= claims if number <= claims + 1 else None
+
+    def latest(self, worker: int, number: int) -> Span | None:
+        """The span that the worker's claim of this number got; None: the worker has it since."""
+        account = self.accounts[worker]
+        return account.latest if number == account.claims else None
+
     def claim(self, worker: int, incarnation: int, most: int) -> Span | None:
         """Hand out up to `most` positions of one epoch, or None if none is free."""
         account = self.accounts.get(worker)
@@ -98,7 +170,10 @@ class Pool:
         span = self._take(most)
         if span is not None:
             account.held.append(span)
+            account.claims += 1
+            account.latest = span
             self.outstanding += span[1] - span[0]
+            self._changed_accounts.add(worker)
         return span
 
     def consumed(self, worker: int, samples_seen: int, incarnation: int | None) -> int:
@@ -133,6 +208,7 @@ class Pool:
         if account is None or incarnation not in (None, account.incarnation):
             return 0
         del self.accounts[worker]
+        self._changed_accounts.add(worker)
         self._returned = joined([*self._returned, *account.held])
         self.outstanding -= account.held_samples
         return account.held_samples
@@ -174,6 +250,19 @@ class Pool:
             assert stop <= start, f"positions are in two places: {spans}"
         assert all(0 <= start < stop <= self.cursor for start, stop in spans), spans
         assert self.end is None or self.cursor <= self.end
+
+    def _account_row(self, worker: int) -> AccountRow | None:
+        account = self.accounts.get(worker)
+        if account is None:
+            return None
+        return AccountRow(
+            self.name,
+            account.incarnation,
+            account.seen,
+            tuple(account.held),
+            account.claims,
+            account.latest,
+        )
 
     def _take(self, most: int) -> Span | None:
         start = self._returned[0][0] if self._returned else self.cursor

@@ -1,177 +1,256 @@
 """The parameter servers of a run, as the supervisor reaches them: who is there, what they hold.
 
-A thin shell: it sends shards out, tells all servers who the workers are, and brings shard states
-back. Which server gets which shard is `shard_map.py`'s decision.
+A thin shell: it sends shards out, tells their primaries who the workers are, and brings shard
+states back. Which server gets which shard is `placement.py`'s decision; `guardian.py` watches over
+what becomes of it.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import msgspec
-from numpy.typing import NDArray
 
+from psedge.config import ClusterConfig
 from psedge.protocol.address import Address
-from psedge.protocol.bundle import pack, unpack
-from psedge.protocol.calls import ask, ask_bytes
-from psedge.protocol.errors import FrameError, PsedgeError, TrainingError
-from psedge.protocol.messages import (
-    SHARD_ASSIGN,
-    SHARD_MEMBERS,
-    SHARD_STATE,
-    Register,
-    ShardAddress,
-)
+from psedge.protocol.bundle import pack
+from psedge.protocol.calls import ask_bytes
+from psedge.protocol.messages import SHARD_ASSIGN, Register, ShardAddress
 from psedge.protocol.ports import Transport
-from psedge.protocol.shards import (
-    Assignment,
-    Members,
-    ServerReport,
-    ShardOrder,
-    ShardReport,
-    ShardState,
-)
-from psedge.protocol.status import ServerStatus
+from psedge.protocol.replicas import Peer, Position, Reign, ReplicaState
+from psedge.protocol.shards import Assignment, ServerReport, ShardOrder, ShardReport, ShardState
+from psedge.server.config import ReplicationConfig
+from psedge.supervisor.decrees import Decrees
+from psedge.supervisor.member_rounds import CONTROL_TIMEOUT_SECONDS, MemberRounds, Table
+from psedge.supervisor.placement import place
 from psedge.supervisor.progress_table import ProgressTable
+from psedge.supervisor.server_list import ServerEntry, ServerList, lossless_of_all
+from psedge.supervisor.shard_states import BULK_TIMEOUT_SECONDS, Arrays, gather_states
+from psedge.supervisor.shard_table import Decision, ServerRecord, ShardTable
 
-#: Most bytes all shards of one server may bring back for a checkpoint.
-STATE_LIMIT_BYTES = 16 * 2**30
-BULK_TIMEOUT_SECONDS = 600.0
-CONTROL_TIMEOUT_SECONDS = 10.0
-
-Arrays = Mapping[str, NDArray[Any]]
-#: The live workers: those that changed after a revision, or all of them for None.
-Table = Callable[[int | None], Members]
-
-
-@dataclass(slots=True)
-class ServerEntry:
-    """One registered server."""
-
-    server: int
-    url: str
-    incarnation: int
-    last_seen: float
-    shards: list[int] = field(default_factory=list)
-    report: ServerReport | None = None
-    dead: bool = False
-    #: It has heard that the run has ended.
-    told: bool = False
-    #: Of the members that its shards have; -1: of none.
-    revision: int = -1
-    #: Lossless stages that it can undo.
-    lossless: tuple[str, ...] = ()
-    #: The latest round of telling it who is live, and whether it has yet to look at the table.
-    round: asyncio.Task[None] | None = None
-    round_waits: bool = False
+_NO_REPLICAS = ReplicationConfig(replicas=1)
 
 
 class Fleet:
-    """All servers of a run, in the order in which they registered."""
+    """All servers of a run, in the order in which they registered, and what they hold.
 
-    def __init__(self, transport: Transport, token: str, notify: Callable[[str], None]) -> None:
-        self.servers: list[ServerEntry] = []
+    moved: set when workers have to look for a primary elsewhere, then replaced.
+    beside: incarnation of the server in the supervisor's own process, None if there is none.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        token: str,
+        notify: Callable[[str], None],
+        cluster: ClusterConfig | None = None,
+        replication: ReplicationConfig = _NO_REPLICAS,
+    ) -> None:
+        cluster = ClusterConfig() if cluster is None else cluster
+        self.list = ServerList(cluster.heartbeat_seconds, cluster.lease_seconds)
+        self.decrees = Decrees(self.list)
+        self.replication = replication
+        self.beside: int | None = None
+        self.moved = asyncio.Event()
+        self.map_revision = 0
         self._transport = transport
         self._token = token
-        self._notify = notify
         self._assignments: dict[int, Assignment] = {}
+        #: The reigns as workers are told.
+        self._published: dict[int, Reign] = {}
         self._progress = ProgressTable()
-        self._reports: list[ShardReport] | None = None
+        self._reports: dict[int, ShardReport] = {}
+        self._lossless: tuple[str, ...] = ()
+        self._rounds = MemberRounds(transport, token, notify, self._take)
+
+    @property
+    def servers(self) -> list[ServerEntry]:
+        return self.list.entries
+
+    @property
+    def table(self) -> ShardTable:
+        return self.decrees.table
 
     @property
     def assigned(self) -> bool:
         return bool(self._assignments)
 
     def register(self, message: Register, peer: str, now: float) -> ServerEntry:
-        """Take in a server, or recognise it by its incarnation.
-
-        peer: the host its request came from, used where it listens on every address.
-        """
-        for entry in self.servers:
-            if entry.incarnation == message.incarnation:
-                entry.last_seen = now
-                return entry
-        host = peer if message.host in ("0.0.0.0", "::", "") else message.host  # noqa: S104
-        bracketed = f"[{host}]" if ":" in host else host
-        url = f"http://{bracketed}:{message.port}"
-        entry = ServerEntry(
-            len(self.servers), url, message.incarnation, now, lossless=message.lossless
-        )
-        self.servers.append(entry)
+        """Take in a server, or recognise it by its incarnation; see `ServerList.register`."""
+        entry = self.list.register(message, peer, now)
+        self._hear_of(message.replicas)
         return entry
+
+    def _hear_of(self, replicas: Sequence[ReplicaState]) -> None:
+        """Copies of a supervisor that this one knows nothing of may have seen higher terms."""
+        for replica in replicas:
+            shard, term = replica.shard, replica.term
+            if self.table.reign(shard) is None or term >= self.table.next_term(shard):
+                self.table.heard_of(shard, term, replica.revision)
+
+    def attach(
+        self,
+        table: ShardTable,
+        records: Sequence[ServerRecord],
+        assignments: Sequence[Assignment],
+        now: float,
+    ) -> None:
+        """Take over the servers of an earlier supervisor, with what they hold."""
+        self.decrees.table = table
+        self.list.restore(records, now)
+        self._assignments = {assignment.shard: assignment for assignment in assignments}
+        parts = [entry for entry in self.servers if table.held_by(entry.server)]
+        self._lossless = lossless_of_all(parts)
+        self.follow()
+
+    def forget(self) -> None:
+        """Give up what the servers hold; it is to be handed out again, in higher terms."""
+        self._assignments, self._reports, self._progress = {}, {}, ProgressTable()
+        self.table.forget()
+        self.follow()
 
     def check_invariants(self) -> None:
         """Raise AssertionError if servers or shards are in two places."""
-        assert [entry.server for entry in self.servers] == list(range(len(self.servers)))
-        incarnations = [entry.incarnation for entry in self.servers]
-        assert len(set(incarnations)) == len(incarnations), "a server is registered twice"
+        self.list.check_invariants()
+        self.table.check_invariants()
         if self._assignments:
             placed = sorted(shard for entry in self.servers for shard in entry.shards)
             assert placed == sorted(self._assignments), f"shards are placed {placed}"
 
     def take_report(self, report: ServerReport, now: float) -> bool:
-        """A server's heartbeat. False: it is not known here.
+        """A server's heartbeat. False: it is not known here, or only to an earlier supervisor.
 
-        One that was taken for dead before training began is there again.
+        One that was taken for dead is there again.
         """
-        if report.server >= len(self.servers):
+        entry = self.list.find(report.server, report.incarnation)
+        if entry is None or not entry.attached:
             return False
-        entry = self.servers[report.server]
-        if entry.incarnation != report.incarnation:
-            return False
-        entry.dead = False
         self._take(entry, report, now)
         return True
 
     def others_told(self) -> bool:
-        """Whether every live server but the first has heard that the run has ended."""
-        return all(entry.told or entry.dead for entry in self.servers[1:])
+        """Whether every live server but the supervisor's own has heard that the run has ended."""
+        return all(
+            entry.told or entry.dead or entry.incarnation == self.beside for entry in self.servers
+        )
 
-    def expire(self, now: float, lease_seconds: float) -> list[ServerEntry]:
-        """Servers whose lease has run out."""
+    def primary(self, shard: int) -> ServerEntry | None:
+        """Who reigns over a shard, as workers are told."""
+        reign = self._published.get(shard)
+        return None if reign is None else self.servers[reign.primary.server]
+
+    def shards(self) -> list[int]:
+        return sorted(self._assignments)
+
+    def has(self, shard: int) -> bool:
+        """Whether it is a shard of this run."""
+        return shard in self._assignments
+
+    def peer(self, entry: ServerEntry) -> Peer:
+        """A server as others reach it; the supervisor's own one at the supervisor's address, since
+        a loopback address means nothing on another machine."""
+        return Peer(entry.server, "" if entry.incarnation == self.beside else entry.url)
+
+    def follow(self) -> None:
+        """Let workers know the primaries as the table has them by now."""
+        before = {shard: reign.primary for shard, reign in self._published.items()}
+        reigns = [reign for reign in self.table.reigns() if self.has(reign.shard)]
+        self._published = {reign.shard: reign for reign in reigns}
         for entry in self.servers:
-            entry.dead = entry.dead or now - entry.last_seen > lease_seconds
-        return [entry for entry in self.servers if entry.dead]
+            entry.shards.clear()
+        for reign in reigns:
+            entry = self.servers[reign.primary.server]
+            entry.shards.append(reign.shard)
+            if before.get(reign.shard) != reign.primary:
+                # It may never have heard who the workers are.
+                entry.revision = -1
+        if self.map_revision != self.table.map_revision:
+            self.map_revision = self.table.map_revision
+            self.moved.set()
+            self.moved = asyncio.Event()
 
     async def assign(
         self, assignments: list[Assignment], slices: Sequence[tuple[ShardState | None, Arrays]]
     ) -> None:
-        """Hand each shard to a live server, in the order of registration.
+        """Hand each shard to live servers, in the order of registration.
 
         slices: state (None for a fresh start) and arrays of each shard, in the same order. Called
-        again after it failed, it begins anew.
+        again after it failed, it begins anew, in terms higher than any before.
         """
-        live = [entry for entry in self.servers if not entry.dead] or self.servers
-        for entry in self.servers:
-            entry.shards.clear()
-            entry.revision = -1
+        live = self.list.live() or self.servers
+        self._assignments = {}
         self._progress = ProgressTable()
-        self._reports = None
+        self._reports = {}
+        for entry in self.servers:
+            entry.revision = -1
+        await self.decrees.open(lambda: self._opening(len(assignments), live))
         pairs = zip(assignments, slices, strict=True)
-        calls = []
-        for index, (assignment, (state, arrays)) in enumerate(pairs):
-            entry = live[index % len(live)]
-            entry.shards.append(assignment.shard)
-            body = pack(ShardOrder(assignment, state), arrays)
-            calls.append(
-                ask_bytes(
-                    self._transport,
-                    Address(entry.url, self._token),
-                    SHARD_ASSIGN,
-                    [body],
-                    limit_bytes=2**16,
-                    timeout_seconds=BULK_TIMEOUT_SECONDS,
-                )
-            )
-        await asyncio.gather(*calls)
+        bodies = [
+            (assignment.shard, pack(self._order(assignment, state), arrays))
+            for assignment, (state, arrays) in pairs
+        ]
+        calls = [self._hand_out(shard, body) for shard, body in bodies]
+        # All are waited for: a late one must not meet the next try.
+        outcomes = await asyncio.gather(*calls, return_exceptions=True)
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                raise outcome
+        self._lossless = lossless_of_all(live)
         self._assignments = {assignment.shard: assignment for assignment in assignments}
+        self.follow()
+
+    def _opening(self, shards: int, live: Sequence[ServerEntry]) -> list[Decision]:
+        table, acks = self.table, self.replication.acks
+        places = place(shards, [entry.server for entry in live], self.replication.replicas)
+        peers = {entry.server: self.peer(entry) for entry in live}
+        return [
+            table.opened(
+                each.shard,
+                table.next_term(each.shard),
+                peers[each.primary],
+                [peers[server] for server in each.backups],
+                acks,
+                each.reason,
+            )
+            for each in places
+        ]
+
+    def _order(self, assignment: Assignment, state: ShardState | None) -> ShardOrder:
+        return ShardOrder(assignment, state, reign=self.table.reign(assignment.shard))
+
+    async def _hand_out(self, shard: int, body: bytes) -> None:
+        """To the primary and to its backups: each begins with the same arrays."""
+        reign = self.table.reign(shard)
+        assert reign is not None
+        holders = (reign.primary, *reign.backups)
+        outcomes = await asyncio.gather(
+            *(self._assign_to(self.servers[peer.server], body) for peer in holders),
+            return_exceptions=True,
+        )
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                raise outcome
+
+    async def _assign_to(self, entry: ServerEntry, body: bytes) -> None:
+        await ask_bytes(
+            self._transport,
+            Address(entry.url, self._token),
+            SHARD_ASSIGN,
+            [body],
+            limit_bytes=2**16,
+            timeout_seconds=BULK_TIMEOUT_SECONDS,
+        )
 
     def behind(self, revision: int) -> list[ServerEntry]:
-        """Live servers with shards that do not know the members of this revision."""
+        """Live primaries that do not know the members of this revision."""
         return [entry for entry in self._owners() if entry.revision < revision]
+
+    def confirmed(self, revision: int) -> bool:
+        """Whether the primary of shard 0 has shown that it knows the members of this revision, and
+        with that how far each worker came."""
+        entry = self.primary(0)
+        return entry is not None and entry.revision >= revision
 
     async def broadcast(
         self,
@@ -179,158 +258,82 @@ class Fleet:
         now: Callable[[], float],
         only: Sequence[ServerEntry] | None = None,
     ) -> None:
-        """Tell every server that holds shards who the live workers are; takes their reports.
+        """Tell every primary who the live workers are; takes their reports.
 
-        only: no other servers than these.
-
-        Changes that come while a server answers wait and go out together. A server that does not
-        answer is told again; see `behind`.
+        only: no other servers than these. Where primaries are replaced meanwhile, the new ones are
+        told. Who does not answer is told again; see `behind`.
         """
-        owners = self._owners() if only is None else only
-        rounds = [self._next_round(entry, table, now) for entry in owners]
-        if rounds:
-            done, _ = await asyncio.wait(rounds, timeout=CONTROL_TIMEOUT_SECONDS)
-            for each in done:
-                each.result()
-
-    def _next_round(
-        self, entry: ServerEntry, table: Table, now: Callable[[], float]
-    ) -> asyncio.Task[None]:
-        """The one that will tell the server of everything up to this moment."""
-        if entry.round is None or not entry.round_waits:
-            entry.round_waits = True
-            entry.round = asyncio.ensure_future(self._round(entry, entry.round, table, now))
-        return entry.round
-
-    async def _round(
-        self,
-        entry: ServerEntry,
-        before: asyncio.Task[None] | None,
-        table: Table,
-        now: Callable[[], float],
-    ) -> None:
-        try:
-            if before is not None and not before.done():
-                await asyncio.wait((before,))
-        finally:
-            entry.round_waits = False
-        try:
-            await self._tell(entry, table(entry.revision if entry.revision >= 0 else None), now())
-            if entry.revision < 0:
-                await self._tell(entry, table(None), now())
-        except PsedgeError as error:
-            self._notify(f"server {entry.server} at {entry.url}: {error}")
-
-    async def _tell(self, entry: ServerEntry, members: Members, now: float) -> None:
-        """Afterwards the entry's revision is -1 if the server lacks what `members` builds on."""
-        report = await ask(
-            self._transport,
-            Address(entry.url, self._token),
-            SHARD_MEMBERS,
-            members,
-            ServerReport,
-            timeout_seconds=CONTROL_TIMEOUT_SECONDS,
-        )
-        self._take(entry, report, now)
-        seen = [each.revision for each in report.shards if each.shard in entry.shards]
-        told = len(seen) == len(entry.shards) and min(seen) >= members.revision
-        if told or members.since is None:
-            entry.revision = max(entry.revision, members.revision)
-        else:
-            entry.revision = -1
+        left = CONTROL_TIMEOUT_SECONDS
+        began = now()
+        while True:
+            moved = self.moved
+            owners = self._owners() if only is None else only
+            if await self._rounds.tell(owners, table, now, left, moved):
+                return
+            only, left = None, began + CONTROL_TIMEOUT_SECONDS - now()
+            if left <= 0:
+                return
 
     def _take(self, entry: ServerEntry, report: ServerReport, now: float) -> None:
-        entry.last_seen = now
+        entry.heard(now)
+        entry.take_replicas(report.replicas)
+        self._hear_of(report.replicas)
         for each in report.shards:
-            if each.shard == 0 and 0 in entry.shards:
+            if each.shard not in entry.shards:
+                # It was primary once, or workers have not been told that it is now.
+                continue
+            if each.shard == 0:
                 self._progress.take(each.workers)
+            self._reports[each.shard] = msgspec.structs.replace(each, workers=())
+        for replica in report.replicas:
+            reign = self.table.reign(replica.shard)
+            if reign is not None and replica.role == "primary" and replica.term == reign.term:
+                told = Position(replica.term, replica.acknowledged)
+                self.table.note_position(replica.shard, told)
         bare = tuple(msgspec.structs.replace(each, workers=()) for each in report.shards)
         entry.report = msgspec.structs.replace(report, shards=bare)
-        self._reports = None
 
     def _owners(self) -> list[ServerEntry]:
-        return [entry for entry in self.servers if entry.shards and not entry.dead]
+        """Live primaries. What one says before it has registered here is only what has changed
+        since it told an earlier supervisor the rest."""
+        return [
+            entry for entry in self.servers if entry.shards and entry.attached and not entry.dead
+        ]
 
     async def states(self) -> list[tuple[ShardOrder, Arrays]]:
         """State and arrays of every shard, by shard number.
 
         Raises TrainingError when a shard cannot be had.
         """
-        found: list[tuple[ShardOrder, Arrays]] = []
-        for entry in self.servers:
-            if not entry.shards:
-                continue
-            try:
-                body = await self._state_of(entry)
-            except PsedgeError as error:
-                raise TrainingError(
-                    f"server {entry.server} at {entry.url} does not hand out its shards: {error}"
-                ) from error
-            # A server may still hold shards of a supervisor before this one.
-            found += [
-                (order, arrays)
-                for order, arrays in _split_bundles(body)
-                if order.assignment.shard in entry.shards
-            ]
-        found.sort(key=lambda pair: pair[0].assignment.shard)
-        if len(found) != len(self._assignments):
-            raise TrainingError(f"{len(found)} of {len(self._assignments)} shards came back")
-        return found
-
-    async def _state_of(self, entry: ServerEntry) -> memoryview:
-        return await ask_bytes(
-            self._transport,
-            Address(entry.url, self._token),
-            SHARD_STATE,
-            [b"{}"],
-            limit_bytes=STATE_LIMIT_BYTES,
-            timeout_seconds=BULK_TIMEOUT_SECONDS,
-        )
+        return await gather_states(self, self._transport, self._token)
 
     def addresses(self) -> tuple[ShardAddress, ...]:
-        """Where workers find each shard. A loopback address means nothing on another machine, so
-        shards beside the supervisor are given as its own address."""
+        """Where workers find each shard, by shard number."""
         found = []
-        for entry in self.servers:
-            near = entry.server == 0
-            for shard in entry.shards:
-                placed = self._assignments[shard]
-                found.append(
-                    ShardAddress(
-                        shard=shard,
-                        url="" if near else entry.url,
-                        start=placed.start,
-                        stop=placed.stop,
-                        buffers_start=placed.buffers_start,
-                        buffers_stop=placed.buffers_stop,
-                        tensors=placed.tensors,
-                    )
+        for shard, reign in sorted(self._published.items()):
+            placed, entry = self._assignments[shard], self.servers[reign.primary.server]
+            found.append(
+                ShardAddress(
+                    shard=shard,
+                    url=self.peer(entry).url,
+                    start=placed.start,
+                    stop=placed.stop,
+                    buffers_start=placed.buffers_start,
+                    buffers_stop=placed.buffers_stop,
+                    tensors=placed.tensors,
+                    term=reign.term,
                 )
-        return tuple(sorted(found, key=lambda address: address.shard))
+            )
+        return tuple(found)
 
     def lossless(self) -> tuple[str, ...]:
-        """Lossless stages that every server with shards can undo, as the first one names them."""
-        owners = [entry for entry in self.servers if entry.shards]
-        if not owners:
-            return ()
-        return tuple(
-            name
-            for name in owners[0].lossless
-            if all(name in entry.lossless for entry in owners[1:])
-        )
+        """Lossless stages that every server of the start can undo, and everyone who may follow."""
+        return self._lossless
 
     def shard_reports(self) -> list[ShardReport]:
-        """The latest report of each shard, by shard number, without the progress of workers."""
-        if self._reports is None:
-            reports = [
-                report
-                for entry in self.servers
-                if entry.report
-                for report in entry.report.shards
-                if report.shard in entry.shards
-            ]
-            self._reports = sorted(reports, key=lambda report: report.shard)
-        return self._reports
+        """The latest report of each shard's primary, by shard number, without the progress of
+        workers."""
+        return [self._reports[shard] for shard in sorted(self._reports)]
 
     @property
     def progress(self) -> ProgressTable:
@@ -342,31 +345,3 @@ class Fleet:
         reports = [entry.report for entry in self.servers if entry.report is not None]
         received = sum(report.bytes_received for report in reports)
         return received, sum(report.bytes_sent for report in reports)
-
-    def statuses(self) -> tuple[ServerStatus, ...]:
-        return tuple(
-            ServerStatus(
-                server=entry.server,
-                url=entry.url,
-                state="dead" if entry.dead else "alive" if entry.shards else "spare",
-                shards=tuple(entry.shards),
-                version=max(
-                    (report.version for report in entry.report.shards) if entry.report else (),
-                    default=0,
-                ),
-            )
-            for entry in self.servers
-        )
-
-
-def _split_bundles(body: memoryview) -> list[tuple[ShardOrder, Arrays]]:
-    found: list[tuple[ShardOrder, Arrays]] = []
-    at = 0
-    while at < len(body):
-        length = int.from_bytes(body[at : at + 8], "little")
-        bundle = body[at + 8 : at + 8 + length]
-        if len(bundle) != length:
-            raise FrameError("a shard's state ends before its length")
-        found.append(unpack(bundle, ShardOrder))
-        at += 8 + length
-    return found

@@ -6,16 +6,19 @@ Checkpoints and measurements run beside training, one at a time; the last ones a
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 
 from psedge.protocol.errors import PsedgeError, TrainingError
-from psedge.protocol.ports import Clock
+from psedge.protocol.ports import Buffer, Clock
 from psedge.protocol.status import Evaluation, Status
 from psedge.protocol.version import __version__
 from psedge.supervisor.checkpoint import CheckpointMeta, CheckpointStore
 from psedge.supervisor.data_plan import DataPlan, PlanState
+from psedge.supervisor.figures import recorded_figures
 from psedge.supervisor.model_state import ModelState
-from psedge.supervisor.recorder import EvaluationRow, NoteRow, ProgressRow, Recorder, Result
+from psedge.supervisor.recorder import EvaluationRow, NoteRow, ProgressRow, Recorder
+from psedge.supervisor.result import result_of
 from psedge.supervisor.run_state import RunState
 from psedge.supervisor.setup import RunSetup
 from psedge.supervisor.shard_map import join_arrays
@@ -25,6 +28,8 @@ RATE_WINDOW_SECONDS = 10.0
 #: A trained model that cannot be written, because the disk is full, waits so long for room.
 ROOM_SECONDS = 600.0
 ROOM_POLL_SECONDS = 2.0
+#: How long the end of a run waits for the book to take it in.
+END_SECONDS = 5.0
 
 
 class Keeper:
@@ -50,17 +55,57 @@ class Keeper:
         self._evaluated_samples = -1
         self._work: asyncio.Task[None] | None = None
         self._passed: deque[tuple[float, int]] = deque()
-        if setup.checkpoint is not None:
-            figures = setup.checkpoint.meta.figures
-            self._seconds_before = float(figures.get("seconds", 0.0))
-            self.best_accuracy = figures.get("best_accuracy")
+        #: Of the row that an earlier supervisor recorded last: samples, and when.
+        self._last_samples = 0
+        self._last_timestamp: float | None = None
+        self._take_up_checkpoint()
 
     async def started(self, state: RunState) -> None:
+        """Training has begun, afresh or from the checkpoint."""
+        self._take_up_checkpoint()
         checkpoint = self._setup.checkpoint
         resumed = checkpoint.meta.samples if checkpoint is not None else None
         await self._recorder.start(state.experiment, resumed)
         self._checkpointed_epochs = self._evaluated_epochs = state.epochs_done()
         self._checkpointed_at = self._clock.now()
+
+    async def attach(self, state: RunState) -> None:
+        """Go on with the record of an earlier supervisor."""
+        record = state.record
+        assert record is not None
+        self._seconds_before = record.seconds
+        for row in await self._recorder.go_on():
+            if isinstance(row, ProgressRow):
+                self._seconds_before = row.seconds
+                self._last_samples, self._last_timestamp = row.samples, row.timestamp
+                state.recorded = recorded_figures(row)
+            elif isinstance(row, EvaluationRow):
+                self.evaluation = row.evaluation
+                self._evaluated_epochs, self._evaluated_samples = row.epoch, row.samples
+                if row.evaluation.accuracy is not None:
+                    self.best_accuracy = max(self.best_accuracy or 0.0, row.evaluation.accuracy)
+        checkpoint, per_epoch = self._setup.checkpoint, state.samples_per_epoch()
+        if checkpoint is not None and per_epoch:
+            self._checkpointed_epochs = checkpoint.meta.samples / per_epoch
+        self._checkpointed_at = self._clock.now()
+
+    def attached(self, state: RunState, *, went_on: bool) -> None:
+        """All servers are there. went_on: they trained all the time, so that it counts."""
+        since, self._last_timestamp = self._last_timestamp, None
+        if went_on and since is not None and state.started_at is not None:
+            here = self._clock.now() - state.started_at
+            away = self._clock.timestamp() - since - here
+            self._seconds_before += max(away, 0.0)
+        self._passed.clear()
+
+    @property
+    def samples_recorded(self) -> int:
+        """What an earlier supervisor put on record last, where this one goes on."""
+        return self._last_samples
+
+    async def defined(self, body: Buffer) -> None:
+        """Keep the model that a worker brought; body: of its Define."""
+        await self._recorder.define(body)
 
     def seconds(self, state: RunState, now: float) -> float:
         """Training time so far, earlier processes of a resumed run included."""
@@ -78,6 +123,9 @@ class Keeper:
 
     async def tick(self, state: RunState, now: float) -> None:
         """Called once a heartbeat while training. Raises what the background work raised."""
+        if state.attaching:
+            # What is known of the shards is not what they have.
+            return
         self._note_rate(state, now)
         await self._record_progress(state, now)
         if self._work is not None and self._work.done():
@@ -120,11 +168,13 @@ class Keeper:
             return ""
         return f"the last checkpoint could not be written: {self._store.problem}"
 
-    async def ended(self, status: Status) -> None:
+    async def ended(self, state: RunState, status: Status) -> None:
         """Write what the run came to."""
         if self._work is not None:
             self._work.cancel()
-        await self._recorder.finish(self._result(status))
+        await self._recorder.finish(result_of(status, self._setup, self.best_accuracy))
+        with contextlib.suppress(asyncio.TimeoutError, TrainingError):
+            await asyncio.wait_for(state.save_end(), END_SECONDS)
 
     def _due(self, state: RunState, now: float) -> tuple[bool, bool]:
         config = state.experiment.checkpoint
@@ -229,6 +279,7 @@ class Keeper:
         self._passed.append((now, applied))
         while now - self._passed[0][0] > RATE_WINDOW_SECONDS and len(self._passed) > 2:
             self._passed.popleft()
+        state.rate_samples_per_second = self.rate()
 
     async def _record_progress(self, state: RunState, now: float) -> None:
         figures = state.figures()
@@ -247,44 +298,20 @@ class Keeper:
                 pushes_refused=figures.pushes_refused,
                 staleness_max=figures.staleness_max,
                 lag_max=figures.lag_max,
+                contributors=figures.contributors,
+                samples_applied=figures.samples_applied,
                 bytes_pushed=figures.bytes_pushed,
                 bytes_pulled=figures.bytes_pulled,
                 workers=state.membership.live_count,
             )
         )
 
-    def _result(self, status: Status) -> Result:
-        evaluation = status.evaluation
+    def _take_up_checkpoint(self) -> None:
         checkpoint = self._setup.checkpoint
-        return Result(
-            run=status.run,
-            phase=status.phase,
-            reason=status.reason,
-            test_accuracy=evaluation.accuracy if evaluation else None,
-            test_loss=evaluation.loss if evaluation else None,
-            test_metrics=evaluation.metrics if evaluation else {},
-            best_accuracy=self.best_accuracy,
-            samples_applied=status.samples_applied,
-            samples_seen=status.samples,
-            samples_per_second=status.samples_applied / status.seconds if status.seconds else 0.0,
-            seconds=status.seconds,
-            pushes_applied=status.pushes_applied,
-            pushes_refused=status.pushes_refused,
-            bytes_pushed=status.bytes_pushed,
-            bytes_pulled=status.bytes_pulled,
-            staleness_max=status.staleness_max,
-            lag_max=status.lag_max,
-            workers=len(status.workers),
-            servers=len(status.servers),
-            epochs=status.epochs_done,
-            model=status.model,
-            parameters=status.parameters,
-            mode=status.mode,
-            seed=self._setup.experiment.seed,
-            resumed_from_samples=checkpoint.meta.samples if checkpoint else None,
-            psedge=__version__,
-            worker_rows=status.workers,
-        )
+        if checkpoint is not None:
+            figures = checkpoint.meta.figures
+            self._seconds_before = float(figures.get("seconds", 0.0))
+            self.best_accuracy = figures.get("best_accuracy")
 
 
 def _plan_of(plan: DataPlan, model: ModelState) -> PlanState:

@@ -1,92 +1,53 @@
 """The table of workers: who is in, under which number, and until when.
 
 A worker holds a lease that its heartbeats renew; one that is silent for longer is dead and holds
-nobody back any more. A name keeps its number for the whole run, also over a resume, so that data,
-figures and the order of workers stay attached to the machine and not to the process.
+nobody back any more. How long that is follows from how regularly it is heard. A name keeps its
+number for the whole run, also over a resume, so that data, figures and the order of workers stay
+attached to the machine and not to the process.
 """
 
 from __future__ import annotations
 
 import itertools
-from typing import Literal
 
 import msgspec
 
 from psedge.protocol.errors import RefusedError
 from psedge.protocol.messages import Heartbeat
 from psedge.protocol.shards import Member, Members
+from psedge.supervisor.detector import PhiAccrual, longest_lease, shortest_lease
+from psedge.supervisor.worker_entry import MembershipState, State, Totals, WorkerEntry
 
-State = Literal["alive", "idle", "left", "dead"]
+__all__ = ["Membership", "MembershipState", "Totals", "WorkerEntry"]
 
 #: Name of a worker that brings none.
 DEFAULT_NAME = "worker"
 
 
-class Totals(msgspec.Struct, frozen=True):
-    """What a worker achieved, summed over its incarnations."""
-
-    steps: int = 0
-    samples: int = 0
-    bytes_pushed: int = 0
-    bytes_pulled: int = 0
-
-
-class WorkerEntry(msgspec.Struct, frozen=True):
-    """One worker.
-
-    seen_at: `now` of its latest sign of life.
-    heartbeat: the latest of this incarnation. before: totals of its earlier incarnations.
-    note: why it left, if not by the user's wish.
-    """
-
-    worker: int
-    name: str
-    incarnation: int
-    state: State = "alive"
-    device: str = ""
-    loader: bool = True
-    local_samples: int | None = None
-    seen_at: float = 0.0
-    heartbeat: Heartbeat | None = None
-    before: Totals = Totals()
-    note: str = ""
-
-    @property
-    def live(self) -> bool:
-        return self.state in ("alive", "idle")
-
-    @property
-    def totals(self) -> Totals:
-        """Everything this worker achieved in the run."""
-        last = self.heartbeat
-        if last is None:
-            return self.before
-        return Totals(
-            steps=self.before.steps + last.steps,
-            samples=self.before.samples + last.samples,
-            bytes_pushed=self.before.bytes_pushed + last.bytes_pushed,
-            bytes_pulled=self.before.bytes_pulled + last.bytes_pulled,
-        )
-
-
-class MembershipState(msgspec.Struct, frozen=True):
-    """What a checkpoint keeps of the table."""
-
-    revision: int
-    workers: tuple[WorkerEntry, ...]
-
-
 class Membership:
     """All workers that ever joined this run.
 
-    lease_seconds: silence after which a worker is dead.
+    lease_seconds: silence after which a worker is dead; None: measured for each of them.
     recent_seconds: a name is given to a newcomer when its holder has been silent for this long,
-    so that a restarted worker gets its old place back before its old lease has run out.
+    so that a restarted worker gets its old place back before its old lease has run out; None: a
+    third of the lease.
+    heartbeat_seconds: between two signs of life, as workers are told.
     """
 
-    def __init__(self, lease_seconds: float, recent_seconds: float | None = None) -> None:
-        self.lease_seconds = lease_seconds
-        self.recent_seconds = lease_seconds / 3 if recent_seconds is None else recent_seconds
+    def __init__(
+        self,
+        lease_seconds: float | None,
+        recent_seconds: float | None = None,
+        *,
+        heartbeat_seconds: float = 1.0,
+    ) -> None:
+        #: The longest that any worker may be silent.
+        self.lease_seconds = longest_lease(heartbeat_seconds, lease_seconds)
+        self._fixed_seconds = lease_seconds
+        self._recent_seconds = recent_seconds
+        self._heartbeat_seconds = heartbeat_seconds
+        #: Of the live workers.
+        self._detectors: dict[int, PhiAccrual] = {}
         self.revision = 0
         self._entries: dict[int, WorkerEntry] = {}
         #: Numbers by name and by present incarnation.
@@ -106,21 +67,24 @@ class Membership:
         device: str = "",
         loader: bool = True,
         local_samples: int | None = None,
+        process: int = 0,
+        machine: str = "",
     ) -> WorkerEntry:
         """Let a worker in and return its entry.
 
         The same name gets the same number. A name that a live other incarnation holds gets a
         suffix (`pi`, `pi-2`, ...), as do several machines that nobody gave a name. Joining again
         under a live incarnation changes nothing: it is a retry after a lost reply.
-        Raises RefusedError `conflict` for an incarnation whose time is over: what the shards
-        counted for it has been settled.
+        Raises RefusedError `unknown-worker` for an incarnation whose time is over, as when its
+        join was not answered for longer than its lease: what the shards counted for it has been
+        settled, and the worker comes again under another.
         """
         wanted = name or DEFAULT_NAME
         again = self._holder_of(wanted, incarnation)
         if again is not None:
             if not again.live:
                 raise RefusedError(
-                    "conflict", f"worker {again.name} must join under a new incarnation"
+                    "unknown-worker", f"worker {again.name} must join under a new incarnation"
                 )
             return self._seen(msgspec.structs.replace(again, seen_at=now))
         entry = WorkerEntry(
@@ -131,22 +95,23 @@ class Membership:
             loader=loader,
             local_samples=local_samples,
             seen_at=now,
+            process=process,
+            machine=machine,
         )
         old = self.named(entry.name)
         if old is not None:
             entry = msgspec.structs.replace(entry, worker=old.worker, before=old.totals)
         return self._changed(self._seen(entry))
 
-    def displaced(self, name: str, incarnation: int, now: float) -> WorkerEntry | None:
-        """The live but silent worker whose place `join` would give to a newcomer, if there is one.
+    def predecessor(self, name: str, incarnation: int, now: float) -> WorkerEntry | None:
+        """The worker, gone or live but silent, whose place `join` would give to a newcomer.
 
         What it holds has to be settled before.
         """
         wanted = name or DEFAULT_NAME
         if self._holder_of(wanted, incarnation) is not None:
             return None
-        holder = self.named(self._free_name(wanted, now))
-        return holder if holder is not None and holder.live else None
+        return self.named(self._free_name(wanted, now))
 
     def renew(
         self, worker: int, incarnation: int, now: float, heartbeat: Heartbeat | None = None
@@ -178,11 +143,13 @@ class Membership:
     def expire(self, now: float) -> list[WorkerEntry]:
         """Declare dead whose lease ran out, and return them as they are now."""
         dead = []
+        shortest = shortest_lease(self._fixed_seconds)
         for worker in self._live:
             entry = self._entries[worker]
-            if now - entry.seen_at <= self.lease_seconds:
+            if now - entry.seen_at <= shortest:
                 break
-            dead.append(entry)
+            if now - entry.seen_at > self.lease_of(worker):
+                dead.append(entry)
         dead.sort(key=lambda entry: entry.worker)
         return [
             self._changed(
@@ -192,6 +159,24 @@ class Membership:
             )
             for entry in dead
         ]
+
+    def lease_of(self, worker: int) -> float:
+        """Seconds of silence after which a live worker is dead."""
+        detector = self._detectors.get(worker)
+        return self.lease_seconds if detector is None else detector.lease_seconds()
+
+    def suspect(self, worker: int, now: float) -> bool:
+        """Whether a live worker is silent for unusually long; nothing follows from that yet."""
+        detector = self._detectors.get(worker)
+        return detector is not None and detector.suspect(now)
+
+    def forgive(self, seconds: float, now: float) -> None:
+        """Nobody could have been heard for so long, since the supervisor itself was away."""
+        for worker in self._live:
+            entry = self._entries[worker]
+            seen_at = max(min(entry.seen_at + seconds, now), entry.seen_at)
+            self._entries[worker] = msgspec.structs.replace(entry, seen_at=seen_at)
+            self._detectors[worker].forgive(seconds, now)
 
     def entry(self, worker: int, incarnation: int) -> WorkerEntry | None:
         """A live member, or None."""
@@ -228,10 +213,7 @@ class Membership:
         """
         if since is None:
             return Members(self.revision, tuple(_member(entry) for entry in self.live()))
-        latest = itertools.takewhile(
-            lambda worker: self._changed_at[worker] > since, reversed(self._changed_at)
-        )
-        changed = [self._entries[worker] for worker in sorted(latest)]
+        changed = self.changed_since(since)
         return Members(
             revision=self.revision,
             members=tuple(_member(entry) for entry in changed if entry.live),
@@ -239,17 +221,37 @@ class Membership:
             gone=tuple(entry.worker for entry in changed if not entry.live),
         )
 
+    def changed_since(self, revision: int) -> list[WorkerEntry]:
+        """Entries, by number, that changed after a revision of this table."""
+        latest = itertools.takewhile(
+            lambda worker: self._changed_at[worker] > revision, reversed(self._changed_at)
+        )
+        return [self._entries[worker] for worker in sorted(latest)]
+
     def export(self) -> MembershipState:
         return MembershipState(self.revision, self.entries())
 
     @classmethod
     def restored(
-        cls, state: MembershipState, lease_seconds: float, recent_seconds: float | None = None
+        cls,
+        state: MembershipState,
+        lease_seconds: float | None,
+        recent_seconds: float | None = None,
+        *,
+        heartbeat_seconds: float = 1.0,
+        attached_at: float | None = None,
     ) -> Membership:
-        """The table of an earlier process: everyone keeps the number, nobody is there yet."""
-        table = cls(lease_seconds, recent_seconds)
+        """The table of an earlier process: everyone keeps the number.
+
+        attached_at: now, where the run never stopped: whoever was live then is live still, and
+        has a full lease from this moment. None: nobody is there yet.
+        """
+        table = cls(lease_seconds, recent_seconds, heartbeat_seconds=heartbeat_seconds)
         table.revision = state.revision + 1
         for entry in state.workers:
+            if attached_at is not None and entry.live:
+                table._seen(msgspec.structs.replace(entry, seen_at=attached_at))
+                continue
             gone: State = "left" if entry.live else entry.state
             table._put(
                 msgspec.structs.replace(
@@ -267,6 +269,7 @@ class Membership:
         assert all(names), "a worker has no name"
         assert [self._numbers[name] for name in names] == sorted(self._entries)
         assert sorted(self._live) == [entry.worker for entry in self.entries() if entry.live]
+        assert self._detectors.keys() == self._live.keys(), "who is live is not who is watched"
         assert sum(map(len, self._incarnations.values())) == len(self._entries)
         assert all(
             self._entries[worker].incarnation == incarnation
@@ -277,6 +280,7 @@ class Membership:
     def _put(self, entry: WorkerEntry) -> WorkerEntry:
         old = self._entries.get(entry.worker)
         if old is None or old.incarnation != entry.incarnation:
+            self._detectors.pop(entry.worker, None)
             if old is not None:
                 self._incarnations[old.incarnation].remove(old.worker)
                 if not self._incarnations[old.incarnation]:
@@ -290,7 +294,15 @@ class Membership:
         """A live worker showed that it is there."""
         self._live.pop(entry.worker, None)
         self._live[entry.worker] = None
-        return self._put(entry)
+        self._put(entry)
+        detector = self._detectors.get(entry.worker)
+        if detector is None:
+            self._detectors[entry.worker] = PhiAccrual(
+                entry.seen_at, self._heartbeat_seconds, self._fixed_seconds
+            )
+        else:
+            detector.heard(entry.seen_at)
+        return entry
 
     def _changed(self, entry: WorkerEntry) -> WorkerEntry:
         """Something about a worker that shards have to hear of."""
@@ -299,6 +311,7 @@ class Membership:
         self._changed_at[entry.worker] = self.revision
         if not entry.live:
             self._live.pop(entry.worker, None)
+            self._detectors.pop(entry.worker, None)
         return self._put(entry)
 
     def _holder_of(self, wanted: str, incarnation: int) -> WorkerEntry | None:
@@ -315,9 +328,13 @@ class Membership:
         while True:
             name = wanted if count == 1 else f"{wanted}-{count}"
             holder = self.named(name)
-            if holder is None or not holder.live or now - holder.seen_at > self.recent_seconds:
+            if holder is None or not holder.live or now - holder.seen_at > self._recent_of(holder):
                 return name
             count += 1
+
+    def _recent_of(self, entry: WorkerEntry) -> float:
+        recent = self._recent_seconds
+        return self.lease_of(entry.worker) / 3 if recent is None else recent
 
 
 def _member(entry: WorkerEntry) -> Member:

@@ -11,8 +11,9 @@ from collections.abc import Callable
 import msgspec
 
 from psedge.config import Experiment
-from psedge.protocol.ports import Clock, Storage
+from psedge.protocol.ports import Buffer, Clock, Storage
 from psedge.supervisor import tensorboard_events
+from psedge.supervisor.definition import DEFINITION_FILE
 from psedge.supervisor.run_rows import (
     METRICS_FILE,
     RESULT_FILE,
@@ -62,6 +63,19 @@ class Recorder:
         await self._guard.attempt("the config", self._write_config(config))
         if resumed_samples is not None:
             await self._guard.attempt(METRICS_FILE, self._cut_metrics(resumed_samples))
+
+    async def define(self, body: Buffer) -> None:
+        """Write down the model that a worker brought; see `definition.py`."""
+        await self._guard.attempt("the model", self._storage.write_atomic(DEFINITION_FILE, [body]))
+
+    async def go_on(self) -> list[Row]:
+        """The rows of an earlier supervisor of the run, after which this one's follow."""
+        try:
+            content = await self._storage.read(METRICS_FILE)
+        except OSError:
+            return []
+        self._line_torn = bool(content) and not content.endswith(b"\n")
+        return list(rows_of(content))
 
     async def record(self, row: Row) -> None:
         """Add a row to `metrics.jsonl` and its curves to TensorBoard's events."""

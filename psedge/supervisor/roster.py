@@ -1,7 +1,8 @@
 """Changes of membership, carried to the servers in the order that keeps the promises.
 
 Servers know a worker before the worker hears that it has joined. A leaver's samples go back to the
-pool only after the servers have said how far it came.
+pool only after the first shard's primary has shown that it knows of the leave, and with that how
+far the leaver came; however often that primary is replaced until then.
 """
 
 from __future__ import annotations
@@ -12,6 +13,10 @@ from psedge.protocol.messages import Join
 from psedge.protocol.ports import Clock
 from psedge.supervisor.membership import WorkerEntry
 from psedge.supervisor.run_state import RunState
+from psedge.supervisor.waits import until
+
+#: Between two tries to tell a primary that did not confirm a change.
+RETRY_SECONDS = 1.0
 
 
 class Roster:
@@ -22,8 +27,8 @@ class Roster:
 
     def __init__(self, state: RunState, clock: Clock) -> None:
         self.changed = asyncio.Event()
-        #: Goodbyes that are being settled.
-        self._settling: set[asyncio.Task[None]] = set()
+        #: Those who are gone and whose samples are not settled yet, by number.
+        self._settling: dict[int, asyncio.Task[int]] = {}
         self._state = state
         self._clock = clock
 
@@ -54,35 +59,35 @@ class Roster:
     async def take_over(self, message: Join, now: float) -> None:
         """Settle what a crashed worker left behind before its successor joins under its name."""
         membership = self._state.membership
-        while (entry := membership.displaced(message.name, message.incarnation, now)) is not None:
-            await self.leave(entry.worker, entry.incarnation)
+        while True:
+            entry = membership.predecessor(message.name, message.incarnation, now)
+            if entry is not None and entry.live:
+                await self.leave(entry.worker, entry.incarnation)
+            elif entry is not None and entry.worker in self._settling:
+                await asyncio.shield(self._settling[entry.worker])
+            else:
+                return
 
     async def leave(self, worker: int, incarnation: int, failure: str = "") -> None:
         """An orderly goodbye; nothing happens if the worker is no live member."""
         entry = self._state.membership.leave(worker, incarnation, failure)
         if entry is not None:
-            settling = asyncio.ensure_future(self._settle(entry))
-            self._settling.add(settling)
-            settling.add_done_callback(self._settling.discard)
             # Who asked for this may be gone before the servers have answered, and the request is
             # cancelled with its connection; the leaver's samples go back all the same.
-            await asyncio.shield(settling)
-
-    async def _settle(self, entry: WorkerEntry) -> None:
-        await self.broadcast()
-        self._release(entry)
+            await asyncio.shield(self._settle(entry))
 
     async def expire(self) -> None:
         """Give up the workers whose lease has run out."""
-        dead = self._state.membership.expire(self._clock.now())
-        if dead:
-            await self.broadcast()
-        for entry in dead:
-            returned = self._release(entry)
-            self._state.note(
-                f"worker {entry.name} is silent for {self._state.lease_seconds:g} s and taken for "
-                f"dead; {returned} of its samples go to the others"
-            )
+        now, fixed = self._clock.now(), self._state.experiment.cluster.lease_seconds
+        tasks = []
+        for entry in self._state.membership.expire(now):
+            seconds = now - entry.seen_at if fixed is None else fixed
+            text = f"worker {entry.name} is silent for {seconds:.3g} s and taken for dead"
+            self._state.decided("worker", entry.name, "dead", entry.note)
+            tasks.append(self._settle(entry, text))
+        if tasks:
+            # What servers do not confirm at once is settled beside everything else.
+            await asyncio.wait(tasks, timeout=RETRY_SECONDS)
 
     def count_visited(self) -> None:
         """Account the samples that shard 0 has seen; wakes who waits for the end of the data."""
@@ -94,6 +99,34 @@ class Roster:
             plan.consumed(progress.worker, progress.samples, progress.incarnation)
         if plan.finished and not was_finished:
             self.announce()
+
+    def _settle(self, entry: WorkerEntry, text: str = "") -> asyncio.Task[int]:
+        task = asyncio.ensure_future(self._settled(entry, text))
+        self._settling[entry.worker] = task
+        task.add_done_callback(lambda _: self._forget(entry.worker, task))
+        return task
+
+    def _forget(self, worker: int, task: asyncio.Task[int]) -> None:
+        if self._settling.get(worker) is task:
+            del self._settling[worker]
+
+    async def _settled(self, entry: WorkerEntry, text: str) -> int:
+        """Returns the samples that went back. text: what to tell people besides."""
+        state, revision = self._state, self._state.membership.revision
+        await self.broadcast()
+        told_late = False
+        while state.fleet.assigned and not state.fleet.confirmed(revision) and not state.ended:
+            if text and not told_late:
+                told_late = True
+                state.note(f"{text}; its samples go to the others once the servers have confirmed")
+            await until(self.changed, RETRY_SECONDS)
+            await self.tell_again()
+        returned = self._release(entry)
+        await state.save_members()
+        await state.save_plan()
+        if text and not told_late:
+            state.note(f"{text}; {returned} of its samples go to the others")
+        return returned
 
     def _release(self, entry: WorkerEntry) -> int:
         """Give a leaver's unvisited samples back; the servers have reported since it left."""

@@ -15,9 +15,10 @@ RESULT_FILE = "result.json"
 class ProgressRow(msgspec.Struct, frozen=True, tag_field="kind", tag="progress"):
     """How far training is.
 
-    samples: visited. seconds: of training, earlier processes of a resumed run included.
+    samples: visited; samples_applied: without those of refused pushes. seconds: of training, earlier processes of a resumed run included.
     epoch: passes over the data so far, as a fraction.
     train_loss: mean since the row before, None if nothing was pushed in between.
+    contributors: workers whose gradients are in the latest update, of the shard with the fewest.
     timestamp: seconds since 1970; the recorder fills in a 0.
     """
 
@@ -35,6 +36,8 @@ class ProgressRow(msgspec.Struct, frozen=True, tag_field="kind", tag="progress")
     bytes_pulled: int = 0
     workers: int = 0
     timestamp: float = 0.0
+    contributors: int = 0
+    samples_applied: int = 0
 
 
 class EvaluationRow(msgspec.Struct, frozen=True, tag_field="kind", tag="evaluation"):

@@ -6,25 +6,29 @@ answers over the network.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Literal
 
-from psedge.compression.coding_plan import resolve_coding
+import msgspec
+
 from psedge.protocol.coding import CodingSettings
-from psedge.protocol.errors import RefusedError, UserError
+from psedge.protocol.errors import RefusedError
 from psedge.protocol.messages import Heartbeat, Join
-from psedge.protocol.ports import Transport
+from psedge.protocol.ports import Clock, Transport
 from psedge.protocol.shards import OptimizerSettings, ScheduleSettings, SyncSettings
-from psedge.server.optimizer_settings import schedule_settings, shard_settings, sync_settings
+from psedge.server.optimizer_settings import sync_settings
 from psedge.server.schedule import factor
-from psedge.supervisor.data_plan import DataPlan
+from psedge.supervisor.book import Book
+from psedge.supervisor.book_rows import RunRecord
+from psedge.supervisor.data_plan import DataPlan, PlanChanges
+from psedge.supervisor.figures import Figures, figures_of
 from psedge.supervisor.fleet import Fleet
+from psedge.supervisor.journal import Journal
 from psedge.supervisor.losses import LossWindow
-from psedge.supervisor.membership import Membership
+from psedge.supervisor.membership import Membership, WorkerEntry
 from psedge.supervisor.model_state import ModelState
+from psedge.supervisor.range_size import range_samples
 from psedge.supervisor.setup import RunSetup
-from psedge.supervisor.shard_map import cut_arrays, plan_shards
 
 Phase = Literal["waiting", "training", "finished", "stopped", "failed"]
 
@@ -32,68 +36,66 @@ Phase = Literal["waiting", "training", "finished", "stopped", "failed"]
 KEPT_NOTES = 8
 
 
-@dataclass(frozen=True, slots=True)
-class Figures:
-    """A run's totals, from its shards' latest reports.
+class RunState:
+    """One run from its first registered server to its end.
 
-    Every push goes to all shards, so one shard counts them all; the largest count is the newest.
+    book: what outlives this process; None: the run is over when the process is.
     """
 
-    samples_seen: int = 0
-    samples_applied: int = 0
-    pushes_applied: int = 0
-    pushes_refused: int = 0
-    staleness_max: int = 0
-    lag_max: int = 0
-    bytes_pushed: int = 0
-    bytes_pulled: int = 0
-
-
-class RunState:
-    """One run from its first registered server to its end."""
-
     def __init__(
-        self, setup: RunSetup, transport: Transport, token: str, notify: Callable[[str], None]
+        self,
+        setup: RunSetup,
+        transport: Transport,
+        token: str,
+        notify: Callable[[str], None],
+        clock: Clock,
+        book: Book | None = None,
     ) -> None:
         self.setup = setup
         self.experiment = setup.experiment
         self.model: ModelState | None = setup.model
+        self.book = book
+        kept = book.restored() if book is not None else None
+        self.journal = Journal(kept.journal if kept is not None else ())
         self.phase: Phase = "waiting"
         self.reason = ""
         #: Why the run is to end before its data does; None while it goes on.
         self.stop_reason: str | None = None
         #: What the run has come to when it ends for that reason.
         self.stop_phase: Phase = "stopped"
-        self.fleet = Fleet(transport, token, self.note)
+        #: A supervisor that was started anew has yet to hear from all servers of the run.
+        self.attaching = False
+        cluster, replication = self.experiment.cluster, self.experiment.replication
+        self.fleet = Fleet(transport, token, self.note, cluster, replication)
+        self.fleet.decrees.book = book
         self.plan: DataPlan | None = None
         self.sync: SyncSettings = sync_settings(setup.experiment.sync)
         self.schedule = ScheduleSettings()
         self.coding = CodingSettings()
+        #: What training began with; None before.
+        self.record: RunRecord | None = None
         self.losses = LossWindow()
+        #: Of all workers together, over the last seconds.
+        self.rate_samples_per_second = 0.0
         self.notes: list[str] = []
         self._new_notes: list[str] = []
         self.started_at: float | None = None
         self.ended_at: float | None = None
         self.train_samples = setup.train_samples
-        lease = self.lease_seconds
-        checkpoint = setup.checkpoint
-        figures = {} if checkpoint is None else checkpoint.meta.figures
-        #: Pushed and pulled by earlier processes of a resumed run, up to its checkpoint.
-        self._bytes_before = (
-            int(figures.get("bytes_pushed", 0)),
-            int(figures.get("bytes_pulled", 0)),
+        #: What an earlier supervisor had put on record; servers have at least that.
+        self.recorded = Figures()
+        #: Pushed and pulled by earlier servers of a resumed run, up to its checkpoint.
+        self.bytes_before = (0, 0)
+        self.membership = Membership(
+            cluster.lease_seconds, heartbeat_seconds=cluster.heartbeat_seconds
         )
-        if checkpoint is not None and checkpoint.meta.members is not None:
-            self.membership = Membership.restored(checkpoint.meta.members, lease)
-        else:
-            self.membership = Membership(lease)
         self._notify = notify
+        self._clock = clock
         self._first_join_at: float | None = None
         self._local_samples: dict[int, int] = {}
-
-    @property
-    def lease_seconds(self) -> float:
-        return self.experiment.cluster.lease_seconds
+        #: Up to which change of the members the book has them, and who they are there.
+        self._saved_revision = -1
+        self._saved_members: dict[int, tuple[int, bool]] = {}
 
     @property
     def ended(self) -> bool:
@@ -108,6 +110,7 @@ class RunState:
         assert len(self.notes) <= KEPT_NOTES
         assert self.ended == (self.ended_at is not None)
         assert self.phase != "training" or self.started_at is not None
+        assert not self.attaching or self.phase == "training"
 
     def note(self, text: str) -> None:
         """Something a person should know: shown, kept for the status, and put on record."""
@@ -115,13 +118,21 @@ class RunState:
         self._new_notes.append(text)
         self._notify(text)
 
+    def decided(self, kind: str, subject: str, decision: str, reason: str) -> None:
+        """Put a decision into the journal; see `psedge.protocol.status.Event`."""
+        event = self.journal.add(self._clock.timestamp(), kind, subject, decision, reason)
+        if self.book is not None:
+            self.book.note(event)
+
     def end(self, phase: Phase, reason: str, now: float) -> None:
         """The first end counts."""
         if not self.ended:
             self.phase, self.reason, self.ended_at = phase, reason, now
+            self.attaching = False
+            self.decided("run", "the run", phase, reason or "all samples are visited")
 
     def missing_servers(self) -> int:
-        return max(self.experiment.cluster.servers - len(self.fleet.servers), 0)
+        return max(self.experiment.cluster.servers - len(self.fleet.list.live()), 0)
 
     def take_data_size(self, message: Join) -> None:
         """Learn how much data there is, from the first who knows.
@@ -169,42 +180,6 @@ class RunState:
             self.note(f"training starts with {present} of {cluster.workers} workers")
         return ""
 
-    async def start(self, now: float) -> None:
-        """Cut the model, hand the shards out, open the data.
-
-        Raises UserError for a schedule or optimizer that does not fit the model or the data.
-        """
-        model = self.model
-        assert model is not None, "start comes after the model"
-        epoch_samples = self._epoch_samples()
-        self.schedule = self._resolved_schedule(epoch_samples)
-        self._resolve_coding(model)
-        local = self.experiment.sync.local_steps > 1
-        assignments = plan_shards(
-            model.layout,
-            shard_settings(
-                model.settings,
-                self.experiment.optimizer,
-                self.experiment.sync,
-                momentum_correction=self.coding.momentum_correction > 0,
-            ),
-            (0,) * len(model.groups) if local else model.groups,
-            ScheduleSettings() if local else self.schedule,
-            self.sync,
-            self.coding,
-            self.experiment.cluster.servers,
-        )
-        vectors = model.arrays()
-        slices = [
-            (state, cut_arrays(assignment, vectors))
-            for assignment, state in zip(
-                assignments, model.states_for(len(assignments)), strict=True
-            )
-        ]
-        await self.fleet.assign(assignments, slices)
-        self._open_plan(epoch_samples)
-        self.phase, self.started_at = "training", now
-
     def local_optimizer(self) -> tuple[OptimizerSettings, tuple[int, ...]] | None:
         """What workers step with themselves, when they take several steps per push."""
         if self.experiment.sync.local_steps == 1 or self.model is None:
@@ -215,21 +190,10 @@ class RunState:
         return factor(self.schedule, self.samples_seen())
 
     def figures(self) -> Figures:
-        reports = self.fleet.shard_reports()
-        if not reports:
-            return Figures()
         pushed, pulled = self.fleet.bytes_moved()
-        pushed, pulled = pushed + self._bytes_before[0], pulled + self._bytes_before[1]
-        return Figures(
-            samples_seen=max(report.samples_seen for report in reports),
-            samples_applied=max(report.samples_applied for report in reports),
-            pushes_applied=max(report.pushes_applied for report in reports),
-            pushes_refused=max(report.pushes_refused for report in reports),
-            staleness_max=max(report.staleness_max for report in reports),
-            lag_max=max(report.lag_max for report in reports),
-            bytes_pushed=pushed,
-            bytes_pulled=pulled,
-        )
+        before_pushed, before_pulled = self.bytes_before
+        moved = pushed + before_pushed, pulled + before_pulled
+        return figures_of(self.fleet.shard_reports(), moved, self.recorded)
 
     def take_new_notes(self) -> list[str]:
         """Notes since the last call, for the record."""
@@ -237,7 +201,8 @@ class RunState:
         return taken
 
     def samples_seen(self) -> int:
-        return max((report.samples_seen for report in self.fleet.shard_reports()), default=0)
+        reports = self.fleet.shard_reports()
+        return max([self.recorded.samples_seen, *(report.samples_seen for report in reports)])
 
     def samples_per_epoch(self) -> int:
         return self.plan.samples_per_epoch if self.plan is not None else 0
@@ -247,11 +212,21 @@ class RunState:
         per_epoch = self.samples_per_epoch()
         return self.samples_seen() / per_epoch if per_epoch else 0.0
 
-    def range_samples(self) -> int:
-        """Samples that a worker is handed at a time: whole pushes."""
+    def range_samples(self, entry: WorkerEntry) -> int:
+        """Samples that a worker is handed at a time: whole pushes.
+
+        In `bsp` as many as the config says, whatever the worker's rate, so that a run that is
+        repeated takes the same steps.
+        """
         data, worker = self.experiment.data, self.experiment.worker
-        batch = data.batch_size if data is not None else 1
-        return batch * worker.accumulate * self.experiment.cluster.range_batches
+        push = (data.batch_size if data is not None else 1) * worker.accumulate
+        least = push * self.experiment.cluster.range_batches
+        if self.sync.mode == "bsp" or self.plan is None or entry.heartbeat is None:
+            return least
+        rate = entry.heartbeat.rate_samples_per_second
+        return range_samples(
+            least, push, rate, self.rate_samples_per_second, self.plan.unclaimed(entry.worker)
+        )
 
     def admit(self, worker: int, name: str, local_samples: int | None) -> None:
         """Give a worker its place in the data plan."""
@@ -273,22 +248,8 @@ class RunState:
         codecs = (self.coding.push, self.coding.pull)
         return " / ".join("identity" if codec == "auto" else codec for codec in codecs)
 
-    def _resolve_coding(self, model: ModelState) -> None:
-        cluster = self.experiment.cluster
-        self.coding, reason = resolve_coding(
-            self.experiment.compression,
-            mode=self.sync.mode,
-            momentum=model.settings.groups[0].momentum,
-            parameters=len(model.parameters),
-            workers=max(cluster.workers, self.membership.live_count),
-            servers=cluster.servers,
-            seed=self.experiment.seed,
-            compensates=self.experiment.optimizer.delay_compensation > 0,
-        )
-        if self.coding.chain == "shared":
-            self.note(reason)
-
-    def _epoch_samples(self) -> int:
+    def epoch_samples(self) -> int:
+        """Samples of one pass over the data of the workers that are there; 0 without [data]."""
         data = self.experiment.data
         if data is None:
             return 0
@@ -297,32 +258,55 @@ class RunState:
             return sum(self._local_samples.get(entry.incarnation, 0) for entry in live)
         return self.train_samples or 0
 
-    def _resolved_schedule(self, epoch_samples: int) -> ScheduleSettings:
-        config = self.experiment.schedule
-        if epoch_samples:
-            return schedule_settings(config, epoch_samples)
-        if config.unit == "samples" or config.kind == "constant":
-            return schedule_settings(config, 1)
-        raise UserError(
-            'a schedule in epochs needs [data] on the server; say unit = "samples" in [schedule]'
-        )
+    def wait_anew(self) -> None:
+        """Training has to begin again, with whoever joins."""
+        self.phase, self.attaching = "waiting", False
+        self.plan = self.record = self.started_at = self._first_join_at = None
+        self.recorded = Figures()
 
-    def _open_plan(self, epoch_samples: int) -> None:
-        data = self.experiment.data
-        if data is None:
+    async def save_members(self) -> None:
+        """Before somebody hears that it is in. Writes who came and who went since the last time."""
+        if self.book is None or self.record is None:
             return
-        total = schedule_settings(self.experiment.schedule, epoch_samples).total
-        checkpoint = self.setup.checkpoint
-        saved = checkpoint.meta.plan if checkpoint is not None else None
-        local = data.placement == "local"
-        epochs = total / epoch_samples
-        if saved is not None:
-            self.plan = (
-                DataPlan.restored(saved, epochs=epochs)
-                if local
-                else DataPlan.restored(saved, samples=epoch_samples, total=total)
-            )
-        elif local:
-            self.plan = DataPlan.local(epochs=epochs)
-        else:
-            self.plan = DataPlan.shared(epoch_samples, total)
+        members = self.membership
+        changed = members.changed_since(self._saved_revision)
+        self._saved_revision = members.revision
+        await self.book.save_members(members.revision, self._unsaved(changed))
+
+    async def save_plan(self) -> None:
+        """Before a claim is answered, or what a leaver held is promised to others."""
+        if self.book is not None and self.plan is not None:
+            await self.book.save_plan(self.plan.take_changes())
+
+    async def save_start(self, record: RunRecord) -> None:
+        """Training begins: what an earlier training left in the book is over."""
+        self.record = record
+        if self.book is None:
+            return
+        members, plan = self.membership, self.plan
+        self._saved_revision = members.revision
+        self._saved_members.clear()
+        changes = plan.take_changes() if plan is not None else PlanChanges(None, {}, {})
+        entries = self._unsaved(members.entries())
+        await self.book.begin(record, members.revision, entries, changes)
+
+    async def save_end(self) -> None:
+        """So that whoever continues this run later goes by its checkpoint."""
+        if self.book is not None and self.record is not None and self.ended:
+            self.record = msgspec.structs.replace(self.record, ended=self.phase)
+            await self.book.save_run(self.record)
+
+    def remember_members(self) -> None:
+        """The book has them as they are: they were read from it."""
+        self._saved_revision = self.membership.revision
+        self._unsaved(self.membership.entries())
+
+    def _unsaved(self, entries: Sequence[WorkerEntry]) -> list[WorkerEntry]:
+        """Those that are not in the book as they are; who is idle does not matter there."""
+        found = []
+        for entry in entries:
+            kept = entry.incarnation, entry.live
+            if self._saved_members.get(entry.worker) != kept:
+                self._saved_members[entry.worker] = kept
+                found.append(entry)
+        return found

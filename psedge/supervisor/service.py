@@ -1,44 +1,40 @@
 """The supervisor of one run: its life, its servers, and what people ask of it.
 
 A run is waiting (for servers, a model, workers), then training, then finished, stopped or failed.
-Membership, the data plan and the shard map decide; `roster.py` carries their decisions to the
-servers, `worker_desk.py` answers workers, `keeper.py` keeps the record.
+Membership, the data plan and the shard table decide; `roster.py` carries their decisions to the
+servers, `guardian.py` watches over those, `worker_desk.py` and `server_desk.py` answer who asks,
+`keeper.py` keeps the record.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
 from psedge.protocol.calls import answer, read_message
-from psedge.protocol.errors import PsedgeError, RefusedError
-from psedge.protocol.messages import (
-    HELLO,
-    REGISTER,
-    SERVER_HEARTBEAT,
-    STATUS,
-    STOP,
-    Acknowledged,
-    Hello,
-    HelloReply,
-    Register,
-    RegisterReply,
-    ServerHeartbeatReply,
-    Stop,
-)
+from psedge.protocol.errors import PsedgeError
+from psedge.protocol.messages import HELLO, STATUS, STOP, Acknowledged, Hello, HelloReply, Stop
 from psedge.protocol.ports import Clock, Handler, Incoming, Reply, Storage, Transport
-from psedge.protocol.shards import ServerReport
 from psedge.protocol.status import Status
 from psedge.protocol.version import __version__
 from psedge.protocol.wire import WIRE_VERSION
+from psedge.supervisor.attach import Attachment
+from psedge.supervisor.book import Book
 from psedge.supervisor.checkpoint import CheckpointStore
+from psedge.supervisor.guardian import Guardian
 from psedge.supervisor.keeper import Keeper
+from psedge.supervisor.map_desk import MapDesk
 from psedge.supervisor.model_state import ModelState
 from psedge.supervisor.recorder import Recorder
 from psedge.supervisor.roster import Roster
 from psedge.supervisor.run_state import Phase, RunState
+from psedge.supervisor.server_calls import ServerCalls
+from psedge.supervisor.server_desk import ServerDesk
+from psedge.supervisor.set_keeper import SetKeeper
 from psedge.supervisor.setup import RunSetup
+from psedge.supervisor.start import go_back, prepare
 from psedge.supervisor.status import status_of
-from psedge.supervisor.versions import require_same_wire
+from psedge.supervisor.store import ConflictError
 from psedge.supervisor.waits import until
 from psedge.supervisor.worker_desk import WorkerDesk
 
@@ -59,37 +55,58 @@ class Supervisor:
         token: str,
         notify: Callable[[str], None],
         beside: int | None = None,
+        book: Book | None = None,
     ) -> None:
         """storage: the run folder. token: opens the doors of the run's servers.
 
-        beside: incarnation of the server in this process, which has to be the first to register,
-        since workers look for the first one's shards at the supervisor's address.
+        beside: incarnation of the server in this process, which is the first to register, so that
+        it gets the first shard; None: there is none.
+        book: what outlives this process; None: nothing but checkpoints does.
         """
-        self.state = RunState(setup, transport, token, notify)
+        self.state = RunState(setup, transport, token, notify, clock, book)
+        self.state.fleet.beside = beside
+        prepare(self.state, clock.now())
         note = self.state.note
         store = CheckpointStore(storage, setup.experiment.checkpoint.keep, note)
         self._keeper = Keeper(setup, Recorder(storage, clock, note), store, clock)
         self._clock = clock
-        self._notify = notify
-        self._beside = beside
+        #: Why a shard is lost for good, with the run.
+        self._lost: str | None = None
         self._roster = Roster(self.state, clock)
-        self._desk = WorkerDesk(self.state, self._roster, self._keeper, clock)
+        calls = ServerCalls(transport, token)
+        sets = SetKeeper(self.state.fleet, calls, clock, self._decided)
+        self._guardian = Guardian(
+            self.state,
+            calls,
+            sets,
+            clock,
+            note=self._decided,
+            announce=self._roster.announce,
+            on_lost=self._lose,
+        )
+        self._attachment = Attachment(self.state, self._roster, self._keeper, clock)
+        self._desks = (
+            WorkerDesk(self.state, self._roster, self._keeper, clock),
+            ServerDesk(self.state, self._roster, self._guardian, sets, clock),
+            MapDesk(self.state, self._guardian, clock),
+        )
 
     def routes(self) -> dict[str, Handler]:
-        return {
-            **self._desk.routes(),
-            HELLO: self.hello,
-            STATUS: self.status,
-            STOP: self.stop,
-            REGISTER: self.register,
-            SERVER_HEARTBEAT: self.server_heartbeat,
-        }
+        routes: dict[str, Handler] = {HELLO: self.hello, STATUS: self.status, STOP: self.stop}
+        for desk in self._desks:
+            routes |= desk.routes()
+        return routes
 
     async def hello(self, incoming: Incoming) -> Reply:
         await read_message(incoming, Hello)
+        book = self.state.book
         return answer(
             HelloReply(
-                psedge=__version__, wire=WIRE_VERSION, supervisor=True, run=self.state.setup.run
+                psedge=__version__,
+                wire=WIRE_VERSION,
+                supervisor=True,
+                run=self.state.setup.run,
+                identity=book.identity if book is not None else "",
             )
         )
 
@@ -101,30 +118,6 @@ class Supervisor:
         message = await read_message(incoming, Stop)
         self.request_stop(message.reason or "asked to stop", failed=message.failed)
         return answer(Acknowledged())
-
-    async def register(self, incoming: Incoming) -> Reply:
-        message = await read_message(incoming, Register)
-        require_same_wire(message.psedge, message.wire)
-        state = self.state
-        known = len(state.fleet.servers)
-        if not known and self._beside not in (None, message.incarnation):
-            raise RefusedError("not-ready", "this server is still starting")
-        entry = state.fleet.register(message, incoming.peer, self._clock.now())
-        if len(state.fleet.servers) > known and entry.server > 0:
-            role = "spare: all shards are taken" if state.fleet.assigned else "joined"
-            self._notify(f"server {entry.server} at {entry.url} {role}")
-        self._roster.announce()
-        cluster = state.experiment.cluster
-        return answer(RegisterReply(entry.server, cluster.lease_seconds, cluster.heartbeat_seconds))
-
-    async def server_heartbeat(self, incoming: Incoming) -> Reply:
-        report = await read_message(incoming, ServerReport)
-        if not self.state.fleet.take_report(report, self._clock.now()):
-            return answer(ServerHeartbeatReply("register"))
-        if self.state.ended:
-            self.state.fleet.servers[report.server].told = True
-            self._roster.announce()
-        return answer(ServerHeartbeatReply("stop" if self.state.ended else "continue"))
 
     @property
     def model(self) -> ModelState | None:
@@ -143,15 +136,28 @@ class Supervisor:
             self._roster.announce()
 
     async def run(self) -> None:
-        """Watch over the run until it has ended and its last checkpoint is on disk."""
+        """Watch over the run until it has ended and its last checkpoint is on disk.
+
+        Raises ConflictError when another supervisor has taken the run over.
+        """
         state = self.state
         beat = state.experiment.cluster.heartbeat_seconds
+        watching = asyncio.ensure_future(self._guardian.watch())
         try:
             while not state.ended:
                 await until(self._roster.changed, beat)
+                if watching.done():
+                    watching.result()
+                if self._guardian.failure is not None:
+                    raise self._guardian.failure
                 await self._tick()
+        except ConflictError:
+            # The run is another supervisor's now: nobody must hear from this one that it has ended.
+            raise
         except PsedgeError as error:
             await self._end("failed", str(error))
+        finally:
+            watching.cancel()
         self._roster.announce()
 
     async def everyone_knows(self) -> None:
@@ -160,14 +166,22 @@ class Supervisor:
         while state.membership.live_count or not state.fleet.others_told():
             await until(self._roster.changed, 0.1)
             state.membership.expire(self._clock.now())
+            state.fleet.list.expire(self._clock.now())
 
     async def _tick(self) -> None:
         state = self.state
         now = self._clock.now()
+        if state.book is not None:
+            state.book.flush()
         await self._roster.expire()
-        await self._expire_servers(now)
-        if not state.ended:
-            await self._roster.tell_again()
+        if self._lost is not None:
+            lost, self._lost = self._lost, None
+            failure = self._consequence(lost)
+            if failure:
+                await self._end("failed", failure)
+            return
+        await self._roster.tell_again()
+        await self._attachment.tick()
         if self.state.stop_reason is not None:
             await self._wait_for_workers_to_leave()
             unsaved = await self._keep_last(evaluate=False)
@@ -185,17 +199,23 @@ class Supervisor:
             return
         await self._keeper.tick(state, now)
 
-    async def _expire_servers(self, now: float) -> None:
-        state = self.state
-        for server in state.fleet.expire(now, state.lease_seconds):
-            if server.shards and state.phase == "training":
-                lost = ", ".join(str(shard) for shard in server.shards)
-                reason = (
-                    f"server {server.server} at {server.url} is silent for "
-                    f"{state.lease_seconds:g} s, and shard {lost} with it; continue from the "
-                    "last checkpoint with --resume"
-                )
-                await self._end("failed", reason)
+    def _lose(self, shard: int, reason: str) -> None:
+        """A shard is lost for good; the next tick says what that means."""
+        if self.state.phase == "training" and self._lost is None:
+            self._lost = reason
+            self._roster.announce()
+
+    def _consequence(self, lost: str) -> str:
+        """Why the run has ended with the shard. A supervisor that was started anew and finds its
+        servers gone goes back to the checkpoint instead, and nothing is returned."""
+        if self.state.attaching:
+            return go_back(self.state, lost, self._keeper.samples_recorded)
+        return f"{lost}; continue from the last checkpoint with --resume"
+
+    def _decided(self, kind: str, subject: str, decision: str, reason: str) -> None:
+        """For people and for the journal."""
+        self.state.note(f"{subject}: {decision} ({reason})")
+        self.state.decided(kind, subject, decision, reason)
 
     async def _wait_for_last_pushes(self) -> None:
         """What shard 0 has counted may still be on its way to other shards.
@@ -204,12 +224,13 @@ class Supervisor:
         lost on the way has a lease.
         """
         state = self.state
-        deadline = self._clock.now() + state.lease_seconds
+        deadline = self._clock.now() + state.membership.lease_seconds
         while self._clock.now() < deadline and state.stop_reason is None:
             if all(entry.state == "idle" for entry in state.membership.live()):
                 return
             await until(self._roster.changed, 0.2)
             await self._roster.expire()
+            await self._roster.tell_again()
 
     async def _wait_for_workers_to_leave(self) -> None:
         deadline = self._clock.now() + FAREWELL_SECONDS
@@ -229,4 +250,4 @@ class Supervisor:
     async def _end(self, phase: Phase, reason: str) -> None:
         state = self.state
         state.end(phase, reason, self._clock.now())
-        await self._keeper.ended(self.current_status())
+        await self._keeper.ended(state, self.current_status())

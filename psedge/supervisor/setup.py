@@ -22,7 +22,9 @@ class RunSetup:
     model: None when a library worker is to bring it.
     train_samples: size of the training set, None when only the workers know it.
     evaluator: None when there is no test data here.
-    checkpoint: where to continue, None to start afresh.
+    checkpoint: where to continue, None to start afresh. For a run that the supervisor's book shows
+    to be training, it is only what to go back to if its servers are gone.
+    process, machine: pid of the supervisor and name of its machine, for people.
     """
 
     run: str
@@ -32,3 +34,5 @@ class RunSetup:
     train_samples: int | None = None
     evaluator: Evaluator | None = None
     checkpoint: Checkpoint | None = None
+    process: int = 0
+    machine: str = ""

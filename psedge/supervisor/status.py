@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 from psedge.protocol.shards import Progress
-from psedge.protocol.status import Status, WorkerStatus
+from psedge.protocol.status import CopyStatus, ServerStatus, ShardStatus, Status, WorkerStatus
+from psedge.supervisor.attach import waiting_for_servers
 from psedge.supervisor.keeper import Keeper
 from psedge.supervisor.membership import WorkerEntry
 from psedge.supervisor.run_state import RunState
+from psedge.supervisor.server_list import ServerEntry
+
+#: Events of the journal that a status shows.
+EVENTS_SHOWN = 50
 
 
 def status_of(state: RunState, keeper: Keeper, now: float, *, rows: bool = True) -> Status:
@@ -49,11 +55,20 @@ def status_of(state: RunState, keeper: Keeper, now: float, *, rows: bool = True)
         bytes_pushed=figures.bytes_pushed,
         bytes_pulled=figures.bytes_pulled,
         workers=tuple(
-            _worker_status(entry, progress.of(entry.worker, entry.incarnation))
+            _worker_status(
+                entry,
+                progress.of(entry.worker, entry.incarnation),
+                suspect=entry.live and state.membership.suspect(entry.worker, now),
+            )
             for entry in (state.membership.entries() if rows else ())
         ),
-        servers=state.fleet.statuses(),
+        servers=tuple(_server_status(entry, state, now) for entry in state.fleet.servers),
+        shards=_shard_statuses(state),
         notes=tuple(state.notes),
+        journal=state.journal.latest(EVENTS_SHOWN),
+        waiting_for=waiting_for_servers(state),
+        process=state.setup.process,
+        machine=state.setup.machine,
     )
 
 
@@ -71,7 +86,56 @@ def _mode(state: RunState) -> str:
     return f"{text}, {sync.local_steps} local steps" if sync.local_steps > 1 else text
 
 
-def _worker_status(entry: WorkerEntry, progress: Progress | None) -> WorkerStatus:
+def _server_status(entry: ServerEntry, state: RunState, now: float) -> ServerStatus:
+    table = state.fleet.table
+    copies = []
+    for reign in table.held_by(entry.server):
+        role = reign.role_of(entry.server)
+        assert role is not None, "it has a part"
+        primary = state.fleet.servers[reign.primary.server].keeps.get(reign.shard)
+        lagging = dict(primary.lagging) if primary is not None else {}
+        copies.append(CopyStatus(reign.shard, role, reign.term, lagging.get(entry.server, 0)))
+    word: Literal["alive", "suspect", "spare", "dead"] = "alive" if copies else "spare"
+    if entry.dead:
+        word = "dead"
+    elif entry.detector.suspect(now):
+        word = "suspect"
+    return ServerStatus(
+        server=entry.server,
+        url=entry.url,
+        state=word,
+        shards=tuple(entry.shards),
+        version=max(
+            (report.version for report in entry.report.shards) if entry.report else (), default=0
+        ),
+        copies=tuple(copies),
+        process=entry.process,
+        machine=entry.machine,
+    )
+
+
+def _shard_statuses(state: RunState) -> tuple[ShardStatus, ...]:
+    reports = {report.shard: report for report in state.fleet.shard_reports()}
+    wanted = min(state.experiment.replication.replicas, state.experiment.cluster.servers) - 1
+    found = []
+    for shard in state.fleet.shards():
+        reign, report = state.fleet.table.reign(shard), reports.get(shard)
+        found.append(
+            ShardStatus(
+                shard=shard,
+                term=reign.term if reign is not None else 0,
+                primary=reign.primary.server if reign is not None else -1,
+                backups=tuple(peer.server for peer in reign.backups) if reign is not None else (),
+                learners=tuple(peer.server for peer in reign.learners) if reign is not None else (),
+                wanted=wanted,
+                version=report.version if report is not None else 0,
+                contributors=report.contributors if report is not None else 0,
+            )
+        )
+    return tuple(found)
+
+
+def _worker_status(entry: WorkerEntry, progress: Progress | None, *, suspect: bool) -> WorkerStatus:
     beat = entry.heartbeat
     totals = entry.totals
     refused = 0
@@ -93,4 +157,7 @@ def _worker_status(entry: WorkerEntry, progress: Progress | None) -> WorkerStatu
         coding=beat.coding if beat is not None else "",
         coding_reason=beat.coding_reason if beat is not None else "",
         note=entry.note,
+        suspect=suspect,
+        process=entry.process,
+        machine=entry.machine,
     )

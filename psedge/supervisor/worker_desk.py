@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Literal
 
 import msgspec
-import numpy as np
 
-from psedge.protocol.bundle import unpack
 from psedge.protocol.calls import answer, read_body, read_message
-from psedge.protocol.errors import FrameError, ModelError, RefusedError
+from psedge.protocol.errors import RefusedError
 from psedge.protocol.messages import (
     CLAIM,
     DEFINE,
@@ -21,7 +20,6 @@ from psedge.protocol.messages import (
     Acknowledged,
     Claim,
     ClaimReply,
-    Define,
     Experiment,
     ExperimentQuery,
     Heartbeat,
@@ -32,12 +30,13 @@ from psedge.protocol.messages import (
 )
 from psedge.protocol.ports import Clock, Handler, Incoming, Reply
 from psedge.protocol.shards import LocalOptimizer
-from psedge.server.optimizer_settings import settings_of
+from psedge.supervisor.data_plan import OutOfStepError
+from psedge.supervisor.definition import defined_model
 from psedge.supervisor.keeper import Keeper
 from psedge.supervisor.membership import WorkerEntry
-from psedge.supervisor.model_state import ModelState
 from psedge.supervisor.roster import Roster
 from psedge.supervisor.run_state import RunState
+from psedge.supervisor.start import start
 from psedge.supervisor.versions import require_same_wire
 from psedge.supervisor.waits import until
 
@@ -90,31 +89,12 @@ class WorkerDesk:
     async def define(self, incoming: Incoming) -> Reply:
         """The first library worker brings the model."""
         self._require_no_model()
-        message, arrays = unpack(await read_body(incoming, MODEL_LIMIT_BYTES), Define)
-        require_same_wire(message.psedge, message.wire)
+        body = await read_body(incoming, MODEL_LIMIT_BYTES)
+        model = defined_model(body, self._state.experiment)
         # Another worker's model may have come in while this one was on its way.
         self._require_no_model()
-        state = self._state
-        if message.optimizer is not None:
-            settings, groups = message.optimizer, message.groups
-        else:
-            settings, groups = settings_of(state.experiment.optimizer, message.layout)
-        try:
-            model = ModelState(
-                message.layout,
-                settings,
-                groups,
-                np.ascontiguousarray(arrays["parameters"], np.float32),
-                np.ascontiguousarray(arrays["buffers"], np.float32),
-                np.ascontiguousarray(arrays["counters"], np.uint8),
-                np.ascontiguousarray(arrays["frozen"], np.uint8),
-            )
-        except KeyError as error:
-            raise FrameError(f"define: the array {error} is missing") from error
-        model.check()
-        if len(model.parameters) < state.experiment.cluster.servers:
-            raise ModelError("the model has fewer parameters than there are servers")
-        state.model = model
+        self._state.model = model
+        await self._keeper.defined(body)
         self._roster.announce()
         return answer(Acknowledged())
 
@@ -140,8 +120,8 @@ class WorkerDesk:
         if message.layout_digest != state.model.layout.digest():
             raise RefusedError("model-differs", "the worker's model is not the servers'")
         state.take_data_size(message)
+        await self._roster.take_over(message, self._clock.now())
         now = self._clock.now()
-        await self._roster.take_over(message, now)
         entry = state.membership.join(
             message.name,
             message.incarnation,
@@ -149,9 +129,13 @@ class WorkerDesk:
             device=message.device,
             loader=message.loader,
             local_samples=message.local_samples,
+            process=message.process,
+            machine=message.machine,
         )
         await self._start_training(now)
         state.admit(entry.worker, entry.name, message.local_samples)
+        await state.save_members()
+        await state.save_plan()
         await self._roster.broadcast()
         return answer(self._welcome(entry))
 
@@ -163,12 +147,11 @@ class WorkerDesk:
             waiting_for = self._state.waiting_for_workers(now)
             if waiting_for:
                 raise RefusedError("not-ready", waiting_for)
-            await self._state.start(now)
+            await start(self._state, now, self._clock.timestamp())
             await self._keeper.started(self._state)
 
     def _welcome(self, entry: WorkerEntry) -> JoinReply:
         state = self._state
-        cluster = state.experiment.cluster
         local = state.local_optimizer()
         return JoinReply(
             worker=entry.worker,
@@ -177,10 +160,11 @@ class WorkerDesk:
             sync=state.sync,
             coding=state.coding,
             lossless=state.fleet.lossless(),
-            lease_seconds=cluster.lease_seconds,
-            heartbeat_seconds=cluster.heartbeat_seconds,
+            lease_seconds=state.membership.lease_of(entry.worker),
+            heartbeat_seconds=state.experiment.cluster.heartbeat_seconds,
             local_optimizer=LocalOptimizer(*local) if local else None,
             lr_factor=state.lr_factor(),
+            map_revision=state.fleet.map_revision,
         )
 
     async def claim(self, incoming: Incoming) -> Reply:
@@ -199,13 +183,26 @@ class WorkerDesk:
         state, worker, incarnation = self._state, message.worker, message.incarnation
         if not state.membership.renew(worker, incarnation, now):
             return ClaimReply("rejoin")
+        entry = state.membership.entry(worker, incarnation)
+        assert entry is not None, "it has just shown that it is there"
         if state.stop_reason is not None or state.phase in ("stopped", "failed"):
             return ClaimReply("stop")
         if state.plan is None:
             raise RefusedError("bad-request", "this run hands out no data")
-        found = state.plan.claim(worker, incarnation, state.range_samples())
+        if state.plan.is_overtaken(worker, incarnation, message.claim):
+            # Its own repetition was answered: nobody listens here any more.
+            return ClaimReply("wait")
+        try:
+            samples = state.range_samples(entry)
+            found = state.plan.claim(worker, incarnation, samples, message.claim)
+        except OutOfStepError:
+            return ClaimReply("rejoin")
         if found is not None:
+            await state.save_plan()
             await self._roster.set_idle(worker, incarnation, False)
+            if state.membership.entry(worker, incarnation) is None:
+                # Meanwhile it was taken for dead, and what it held went back.
+                return ClaimReply("rejoin")
             return ClaimReply("range", found.epoch, found.start, found.stop)
         if message.idle:
             await self._roster.set_idle(worker, incarnation, True)
@@ -221,7 +218,8 @@ class WorkerDesk:
         state.take_heartbeat(entry.name, entry.heartbeat, message)
         membership.renew(message.worker, message.incarnation, self._clock.now(), message)
         ending = state.stop_reason is not None or state.phase in ("stopped", "failed")
-        return answer(HeartbeatReply("stop" if ending else "continue", state.lr_factor()))
+        command: Literal["continue", "stop"] = "stop" if ending else "continue"
+        return answer(HeartbeatReply(command, state.lr_factor(), state.fleet.map_revision))
 
     async def leave(self, incoming: Incoming) -> Reply:
         message = await read_message(incoming, Leave)

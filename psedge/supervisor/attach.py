@@ -1,0 +1,89 @@
+"""The first minutes of a supervisor that was started anew in the middle of a run.
+
+Training goes on meanwhile: workers renew their leases and get data from the book. What needs the
+servers waits until they have said what they hold: who has left since is settled only then, for only
+the first shard knows how far each worker came.
+"""
+
+from __future__ import annotations
+
+from psedge.protocol.ports import Clock
+from psedge.supervisor.keeper import Keeper
+from psedge.supervisor.roster import Roster
+from psedge.supervisor.run_state import RunState
+
+#: Between two notes that say what is still waited for.
+TELL_SECONDS = 10.0
+
+
+class Attachment:
+    """Sees a restarted supervisor through until it has everybody again; then it does nothing."""
+
+    def __init__(self, state: RunState, roster: Roster, keeper: Keeper, clock: Clock) -> None:
+        self._state = state
+        self._roster = roster
+        self._keeper = keeper
+        self._clock = clock
+        self._begun = False
+        self._told_at = clock.now()
+
+    async def tick(self) -> None:
+        """Called about once a heartbeat."""
+        state = self._state
+        if not state.attaching:
+            return
+        if not self._begun:
+            self._begun = True
+            await self._keeper.attach(state)
+        waiting_for = waiting_for_servers(state)
+        if waiting_for:
+            now = self._clock.now()
+            if now - self._told_at >= TELL_SECONDS:
+                self._told_at = now
+                state.note(f"waiting for {waiting_for}")
+            return
+        # Whoever left before this supervisor came must not be waited for any more, and nothing of
+        # it may be counted after its samples have gone back.
+        await self._roster.broadcast()
+        if state.fleet.confirmed(state.membership.revision):
+            await self._settle_leavers()
+            state.attaching = False
+            self._keeper.attached(state, went_on=self._went_on())
+            state.note("the supervisor is back: all servers of the run are there")
+            self._roster.announce()
+
+    def _went_on(self) -> bool:
+        """Whether training went on meanwhile: a server is the very process that it was."""
+        kept = self._state.book.restored() if self._state.book is not None else None
+        before = {record.incarnation for record in kept.servers} if kept is not None else set()
+        return any(
+            entry.attached and entry.incarnation in before for entry in self._state.fleet.servers
+        )
+
+    async def _settle_leavers(self) -> None:
+        """Samples of workers whose goodbye an earlier supervisor did not come to settle."""
+        state = self._state
+        if state.plan is None:
+            return
+        self._roster.count_visited()
+        for worker, incarnation in state.plan.holders():
+            if state.membership.entry(worker, incarnation) is not None:
+                continue
+            progress = state.fleet.progress.of(worker, incarnation)
+            state.plan.release(worker, 0 if progress is None else progress.samples, incarnation)
+        await state.save_plan()
+
+
+def waiting_for_servers(state: RunState) -> str:
+    """Who is missing while a supervisor attaches, in words; empty once all shards are there."""
+    if not state.attaching:
+        return ""
+    shards = state.fleet.shards()
+    there = {report.shard for report in state.fleet.shard_reports()}
+    if there.issuperset(shards):
+        return ""
+    holders = [entry for entry in state.fleet.servers if state.fleet.table.held_by(entry.server)]
+    present = sum(entry.attached and not entry.dead for entry in holders)
+    if present == len(holders):
+        return "the servers of the run to say how far they are"
+    return f"the servers of the run: {present} of {len(holders)} there"

@@ -1,0 +1,43 @@
+"""What the supervisor decided, and why: the latest events of a run, for people.
+
+The record of a run (`metrics.jsonl`) keeps notes for ever; the journal keeps every decision, with
+the figures behind it, as long as there is room.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+
+from psedge.protocol.status import Event
+
+#: Events that are kept, in memory and in the supervisor's store.
+KEPT_EVENTS = 10_000
+
+
+class Journal:
+    """Events in the order in which they happened; the oldest make room for new ones."""
+
+    def __init__(self, events: Iterable[Event] = ()) -> None:
+        """events: of earlier supervisors of the run, in any order."""
+        self._events = deque(sorted(events, key=lambda event: event.number), KEPT_EVENTS)
+
+    def __len__(self) -> int:
+        return len(self._events)
+
+    def add(self, at: float, kind: str, subject: str, decision: str, reason: str) -> Event:
+        """Note something and return it with its number; see `Event`."""
+        number = self._events[-1].number + 1 if self._events else 0
+        event = Event(number, at, kind, subject, decision, reason)
+        self._events.append(event)
+        return event
+
+    def latest(self, most: int) -> tuple[Event, ...]:
+        """The latest ones, the oldest of them first."""
+        count = len(self._events)
+        return tuple(self._events[index] for index in range(max(count - most, 0), count))
+
+    @staticmethod
+    def slot(event: Event) -> int:
+        """Where a store keeps it, in place of one that is so old that it is no longer kept."""
+        return event.number % KEPT_EVENTS

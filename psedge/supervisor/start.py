@@ -1,0 +1,228 @@
+"""How training comes to begin: from a fresh model, from a checkpoint, or in the middle of itself.
+
+A supervisor that finds in its book that training goes on *attaches*: it takes over servers, workers
+and the data plan as they are. Only if the servers cannot be found does it go back to a checkpoint.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from psedge.compression.coding_plan import resolve_coding
+from psedge.config import Experiment
+from psedge.protocol.errors import UserError
+from psedge.protocol.shards import Assignment, LogSettings, ScheduleSettings
+from psedge.server.optimizer_settings import schedule_settings, shard_settings
+from psedge.supervisor.book_rows import BookState, RunRecord
+from psedge.supervisor.checkpoint import Checkpoint
+from psedge.supervisor.data_plan import DataPlan
+from psedge.supervisor.membership import Membership, MembershipState
+from psedge.supervisor.model_state import ModelState
+from psedge.supervisor.run_state import RunState
+from psedge.supervisor.shard_map import cut_arrays, plan_shards
+from psedge.supervisor.shard_table import ShardTable
+
+#: Sections of a config that servers and workers keep from the start of training on.
+_KEPT_SECTIONS = ("model", "data", "optimizer", "schedule", "sync", "compression", "durability")
+
+
+def prepare(state: RunState, now: float) -> None:
+    """Take over what earlier supervisors of the run left, at the beginning of this one."""
+    kept = state.book.restored() if state.book is not None else None
+    if kept is not None and kept.training:
+        _attach(state, kept, now)
+        return
+    if kept is not None:
+        # Terms only rise, over the end of a training too.
+        table = msgspec.structs.replace(kept.table, reigns=(), at=())
+        state.fleet.decrees.table = ShardTable.restored(table)
+    if state.setup.checkpoint is not None:
+        _take_up(state, state.setup.checkpoint)
+
+
+async def start(state: RunState, now: float, timestamp: float) -> None:
+    """Cut the model, hand the shards out, open the data.
+
+    now, timestamp: monotonic, and since 1970.
+    Raises UserError for a schedule or optimizer that does not fit the model or the data.
+    """
+    model = state.model
+    assert model is not None, "start comes after the model"
+    epoch_samples = state.epoch_samples()
+    state.schedule = _resolved_schedule(state, epoch_samples)
+    _resolve_coding(state, model)
+    assignments = _assignments(state, model)
+    vectors = model.arrays()
+    slices = [
+        (shard, cut_arrays(assignment, vectors))
+        for assignment, shard in zip(assignments, model.states_for(len(assignments)), strict=True)
+    ]
+    await state.fleet.assign(assignments, slices)
+    _open_plan(state, epoch_samples)
+    checkpoint = state.setup.checkpoint
+    record = RunRecord(
+        started_at=timestamp,
+        seconds=0.0 if checkpoint is None else float(checkpoint.meta.figures.get("seconds", 0.0)),
+        bytes_before=state.bytes_before,
+        resumed_samples=None if checkpoint is None else checkpoint.meta.samples,
+        train_samples=state.train_samples,
+        sync=state.sync,
+        schedule=state.schedule,
+        coding=state.coding,
+        assignments=tuple(assignments),
+        config=msgspec.to_builtins(state.experiment),
+    )
+    await state.save_start(record)
+    state.phase, state.started_at = "training", now
+    after = "" if checkpoint is None else f"; it goes on after {checkpoint.meta.samples:,} samples"
+    state.decided("run", "the run", "start", f"servers, model and workers are there{after}")
+
+
+def go_back(state: RunState, why: str, samples: int) -> str:
+    """Give up what the servers had, and wait for training to begin again from the checkpoint.
+
+    Everyone has to join again. samples: visited when that was last put on record.
+    Returns why it cannot be, or nothing.
+    """
+    checkpoint = state.setup.checkpoint
+    if checkpoint is None:
+        return f"{why}; there is no checkpoint yet, so the run has to be started anew"
+    members = state.membership.export()
+    state.wait_anew()
+    state.fleet.forget()
+    _take_up(state, checkpoint, members)
+    state.note(
+        f"{why}; training goes back to the checkpoint at {checkpoint.meta.samples:,} samples"
+    )
+    state.decided("run", "the run", "go back", why)
+    return ""
+
+
+def _attach(state: RunState, kept: BookState, now: float) -> None:
+    record, cluster = kept.record, state.experiment.cluster
+    assert record is not None
+    state.membership = Membership.restored(
+        kept.members,
+        cluster.lease_seconds,
+        heartbeat_seconds=cluster.heartbeat_seconds,
+        attached_at=now,
+    )
+    state.remember_members()
+    if kept.plan is not None:
+        state.plan = DataPlan.attached(kept.plan)
+        for entry in state.membership.live():
+            if entry.local_samples:
+                state.plan.open_pool(entry.worker, entry.name, entry.local_samples)
+    state.record, state.bytes_before = record, record.bytes_before
+    state.sync, state.schedule, state.coding = record.sync, record.schedule, record.coding
+    state.train_samples = record.train_samples
+    state.fleet.attach(ShardTable.restored(kept.table), kept.servers, record.assignments, now)
+    state.phase, state.started_at, state.attaching = "training", now, True
+    state.decided("run", "the supervisor", "attach", "it was started anew while training goes on")
+    changed = _changed_sections(state, record)
+    if changed:
+        state.note(
+            f"[{'], ['.join(changed)}] of the config changed: that counts only once training is "
+            "resumed from a checkpoint"
+        )
+
+
+def _changed_sections(state: RunState, record: RunRecord) -> list[str]:
+    # As JSON has it, in which the book keeps the other one.
+    now = msgspec.json.decode(msgspec.json.encode(state.experiment))
+    return [name for name in _KEPT_SECTIONS if now.get(name) != record.config.get(name)]
+
+
+def _take_up(
+    state: RunState, checkpoint: Checkpoint, members: MembershipState | None = None
+) -> None:
+    """Where the checkpoint left off. members: newer than those in it."""
+    figures, cluster = checkpoint.meta.figures, state.experiment.cluster
+    state.bytes_before = int(figures.get("bytes_pushed", 0)), int(figures.get("bytes_pulled", 0))
+    members = members or checkpoint.meta.members
+    if members is not None:
+        state.membership = Membership.restored(
+            members, cluster.lease_seconds, heartbeat_seconds=cluster.heartbeat_seconds
+        )
+
+
+def _assignments(state: RunState, model: ModelState) -> list[Assignment]:
+    experiment = state.experiment
+    local = experiment.sync.local_steps > 1
+    log = _log_settings(experiment)
+    return [
+        msgspec.structs.replace(assignment, log=log)
+        for assignment in plan_shards(
+            model.layout,
+            shard_settings(
+                model.settings,
+                experiment.optimizer,
+                experiment.sync,
+                momentum_correction=state.coding.momentum_correction > 0,
+            ),
+            (0,) * len(model.groups) if local else model.groups,
+            ScheduleSettings() if local else state.schedule,
+            state.sync,
+            state.coding,
+            experiment.cluster.servers,
+        )
+    ]
+
+
+def _log_settings(experiment: Experiment) -> LogSettings:
+    durability = experiment.durability
+    return LogSettings(
+        sync=durability.log,
+        sync_seconds=durability.sync_seconds,
+        segment_bytes=durability.segment_mb * 10**6,
+        snapshot_bytes=durability.snapshot_mb * 10**6,
+        digest_every=experiment.replication.digest_every,
+    )
+
+
+def _resolve_coding(state: RunState, model: ModelState) -> None:
+    experiment = state.experiment
+    state.coding, reason = resolve_coding(
+        experiment.compression,
+        mode=state.sync.mode,
+        momentum=model.settings.groups[0].momentum,
+        parameters=len(model.parameters),
+        workers=max(experiment.cluster.workers, state.membership.live_count),
+        servers=experiment.cluster.servers,
+        seed=experiment.seed,
+        compensates=experiment.optimizer.delay_compensation > 0,
+    )
+    if state.coding.chain == "shared":
+        state.note(reason)
+
+
+def _resolved_schedule(state: RunState, epoch_samples: int) -> ScheduleSettings:
+    config = state.experiment.schedule
+    if epoch_samples:
+        return schedule_settings(config, epoch_samples)
+    if config.unit == "samples" or config.kind == "constant":
+        return schedule_settings(config, 1)
+    raise UserError(
+        'a schedule in epochs needs [data] on the server; say unit = "samples" in [schedule]'
+    )
+
+
+def _open_plan(state: RunState, epoch_samples: int) -> None:
+    data = state.experiment.data
+    if data is None:
+        return
+    total = schedule_settings(state.experiment.schedule, epoch_samples).total
+    checkpoint = state.setup.checkpoint
+    saved = checkpoint.meta.plan if checkpoint is not None else None
+    local = data.placement == "local"
+    epochs = total / epoch_samples
+    if saved is not None:
+        state.plan = (
+            DataPlan.restored(saved, epochs=epochs)
+            if local
+            else DataPlan.restored(saved, samples=epoch_samples, total=total)
+        )
+    elif local:
+        state.plan = DataPlan.local(epochs=epochs)
+    else:
+        state.plan = DataPlan.shared(epoch_samples, total)

@@ -1,0 +1,262 @@
+"""A supervisor that is started anew in the middle of a run, and takes it over as it is."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+from supervisor_rig import Rig, run
+
+from psedge.protocol import messages
+from psedge.protocol.status import Status
+from psedge.protocol.version import __version__
+from psedge.protocol.wire import WIRE_VERSION
+from psedge.server.service import ShardService
+from psedge.supervisor.book import Book
+from psedge.supervisor.checkpoint import CheckpointStore
+from psedge.supervisor.sqlite_store import FILE, SqliteStore
+from psedge.supervisor.store import ConflictError
+
+
+class Life(Rig):
+    """A rig whose supervisor has a book, dies and is started anew."""
+
+    def __init__(self, folder: Path, **cluster: Any) -> None:
+        super().__init__(folder, heartbeat_seconds=0.02, **cluster)
+        self.watching: asyncio.Future[None] | None = None
+
+    async def begin(self) -> None:
+        await self.reborn()
+        await self.started()
+
+    async def reborn(self, **fields: Any) -> None:
+        """As after SIGKILL: what the old one has not stored is gone."""
+        self.die()
+        store = await SqliteStore.open(self.folder / FILE, self.notes.append)
+        bits = iter(range(1, 99))
+        book = await Book.open(store, self.clock, self.notes.append, lambda _: next(bits))
+        self.supervise(book, **fields)
+        self.watching = asyncio.ensure_future(self.supervisor.run())
+
+    def die(self) -> None:
+        if self.watching is not None:
+            self.watching.cancel()
+
+    async def servers_come_back(self) -> None:
+        for server, service in enumerate(self.services):
+            reply = await self.ask(messages.SERVER_HEARTBEAT, service.report())
+            assert reply.command == "register"
+            await self.register(server)
+            await self.beat(server)
+
+    async def wait_for(self, what: Any) -> Status:
+        for _ in range(1000):
+            status = await self.status()
+            if what(status):
+                return status
+            self.clock.seconds += 0.1
+            await asyncio.sleep(0.005)
+        raise AssertionError(await self.status())
+
+
+def test_a_restarted_supervisor_finds_everybody_where_they_were(tmp_path: Path) -> None:
+    async def story() -> None:
+        rig = Life(tmp_path)
+        await rig.begin()
+        first = await rig.claim(0, 1, number=1)
+        beat = messages.Heartbeat(0, 1, steps=3, samples=12)
+        await rig.ask(messages.HEARTBEAT, beat)
+        before = await rig.status()
+        await rig.reborn()
+        status = await rig.status()
+        assert (status.phase, status.samples_total) == ("training", 64)
+        assert status.waiting_for == "the servers of the run: 0 of 2 there"
+        assert [(w.name, w.state) for w in status.workers] == [("a", "alive"), ("b", "alive")]
+        # Workers go on at once: heartbeats count, a lost answer is repeated, more data is there.
+        assert (await rig.ask(messages.HEARTBEAT, beat)).command == "continue"
+        assert await rig.claim(0, 1, number=1) == first
+        second = await rig.claim(0, 1, number=2)
+        assert (second.state, second.start) == ("range", first.stop)
+        await rig.servers_come_back()
+        status = await rig.wait_for(lambda _: not rig.supervisor.state.attaching)
+        assert [(s.shard, s.term, s.primary) for s in status.shards] == [
+            (s.shard, s.term, s.primary) for s in before.shards
+        ]
+        assert rig.services[0].hosted[0].shard.version == 0
+        assert status.notes == ("the supervisor is back: all servers of the run are there",)
+        assert [event.decision for event in status.journal][-1:] == ["attach"]
+        rig.die()
+
+    run(story())
+
+
+def test_only_some_of_the_servers_are_there(tmp_path: Path) -> None:
+    async def story() -> None:
+        rig = Life(tmp_path)
+        await rig.begin()
+        await rig.reborn()
+        reply = await rig.ask(messages.SERVER_HEARTBEAT, rig.services[0].report())
+        assert reply.command == "register"
+        await rig.register(0)
+        await rig.beat(0)
+        status = await rig.status()
+        assert status.waiting_for == "the servers of the run: 1 of 2 there"
+        rig.die()
+
+    run(story())
+
+
+def test_a_worker_that_joins_meanwhile_gets_the_next_number(tmp_path: Path) -> None:
+    async def story() -> None:
+        rig = Life(tmp_path)
+        await rig.begin()
+        await rig.reborn()
+        joining = asyncio.ensure_future(rig.join("c", 5))
+        await rig.servers_come_back()
+        reply = await joining
+        assert (reply.worker, reply.name) == (2, "c")
+        await rig.reborn()
+        again = await rig.join("c", 5)
+        assert again.worker == 2, "it had joined: this is a retry after a lost reply"
+        rig.die()
+
+    run(story())
+
+
+def test_samples_of_a_worker_that_left_are_settled_by_the_next_supervisor(tmp_path: Path) -> None:
+    async def story() -> None:
+        rig = Life(tmp_path)
+        await rig.begin()
+        for number in (1, 2):
+            await rig.claim(0, 1, number=number)
+            await rig.claim(1, 2, number=number)
+        # The goodbye is stored, and the supervisor dies before the servers have confirmed it.
+        state = rig.supervisor.state
+        state.membership.leave(0, 1)
+        await state.save_members()
+        await rig.reborn()
+        waiting = asyncio.ensure_future(rig.claim(1, 2, idle=True, number=3))
+        await asyncio.sleep(0.02)
+        assert not waiting.done(), "nobody knows yet how far the leaver came"
+        await rig.servers_come_back()
+        reply = await waiting
+        assert (reply.state, reply.start, reply.stop) == ("range", 0, 16)
+        rig.die()
+
+    run(story())
+
+
+def test_claims_over_restarts_hand_out_each_sample_once(tmp_path: Path) -> None:
+    async def story() -> None:
+        rig = Life(tmp_path)
+        await rig.begin()
+        handed: list[tuple[int, int]] = []
+        for number in (1, 2):
+            for worker in (0, 1):
+                reply = await rig.claim(worker, 1 + worker, number=number)
+                handed.append((reply.start, reply.stop))
+                await rig.reborn()
+                # Its answer may have been lost with the supervisor.
+                again = await rig.claim(worker, 1 + worker, number=number)
+                assert (again.start, again.stop) == handed[-1]
+        assert sorted(handed) == [(0, 16), (16, 32), (32, 48), (48, 64)]
+        assert (await rig.claim(0, 1, number=3)).state == "wait"
+        assert (await rig.claim(0, 1, number=7)).state == "rejoin"
+        rig.die()
+
+    run(story())
+
+
+def test_an_older_supervisor_that_wakes_up_ends_and_leaves_the_run_alone(tmp_path: Path) -> None:
+    async def story() -> None:
+        rig = Life(tmp_path)
+        await rig.begin()
+        old, old_watching = rig.supervisor, rig.watching
+        assert old_watching is not None
+        rig.watching = None
+        await rig.reborn()
+        rig.clock.seconds += 1
+        with pytest.raises(ConflictError, match="another supervisor has taken over this run"):
+            await old_watching
+        assert old.state.phase == "training"
+        assert not (tmp_path / "result.json").exists()
+        rig.die()
+
+    run(story())
+
+
+def test_a_run_that_has_ended_goes_by_its_checkpoint(tmp_path: Path) -> None:
+    async def story() -> None:
+        rig = Life(tmp_path)
+        await rig.begin()
+        assert rig.watching is not None
+        await rig.ask(messages.STOP, messages.Stop("enough"))
+        for worker in (0, 1):
+            await rig.ask(messages.LEAVE, messages.Leave(worker, 1 + worker))
+        for server in (0, 1):
+            await rig.beat(server)
+        await rig.watching
+        terms = [shard.term for shard in (await rig.status()).shards]
+        await rig.reborn()
+        status = await rig.status()
+        assert (status.phase, status.waiting_for) == ("waiting", "")
+        assert status.journal[-1].decision == "stopped"
+        assert rig.supervisor.state.fleet.table.next_term(0) > terms[0]
+        rig.die()
+
+    run(story())
+
+
+def test_lost_servers_and_a_checkpoint_to_go_back_to(tmp_path: Path) -> None:
+    async def story() -> None:
+        rig = Life(tmp_path)
+        await rig.begin()
+        state = rig.supervisor.state
+        keeper = rig.supervisor._keeper
+        await keeper._save(state, await keeper._gather(state))
+        checkpoint = await CheckpointStore(rig.disk, 2, pytest.fail).latest()
+        assert checkpoint is not None
+        terms = [shard.term for shard in (await rig.status()).shards]
+        for url in list(rig.network.routes):
+            if "10.0.0" in url:
+                del rig.network.routes[url]
+        await rig.reborn(checkpoint=checkpoint)
+        status = await rig.wait_for(lambda status: status.phase == "waiting")
+        assert any("goes back to the checkpoint" in note for note in status.notes)
+        assert (await rig.claim(0, 1, number=1)).state == "rejoin"
+        # New servers come, the workers join again, and terms only rise.
+        rig.services = [ShardService(rig.clock) for _ in rig.services]
+        for server in (0, 1):
+            host = f"10.0.1.{server}"
+            rig.network.routes[f"http://{host}:7700"] = rig.services[server].routes()
+            reply = await rig.ask(
+                messages.REGISTER,
+                messages.Register(__version__, WIRE_VERSION, host, 7700, 100 + server, ("none",)),
+            )
+            rig.services[server].server = reply.server
+        with pytest.raises(Exception, match="1 more of 2 workers"):
+            await rig.join("a", 11)
+        await rig.join("b", 12)
+        status = await rig.status()
+        assert status.phase == "training"
+        assert all(shard.term > term for shard, term in zip(status.shards, terms, strict=True))
+        assert [worker.name for worker in status.workers] == ["a", "b"]
+        rig.die()
+
+    run(story())
+
+
+def test_without_a_checkpoint_lost_servers_end_the_run(tmp_path: Path) -> None:
+    async def story() -> None:
+        rig = Life(tmp_path)
+        await rig.begin()
+        for url in list(rig.network.routes):
+            if "10.0.0" in url:
+                del rig.network.routes[url]
+        await rig.reborn()
+        status = await rig.wait_for(lambda status: status.phase == "failed")
+        assert "there is no checkpoint yet" in status.reason
+
+    run(story())
