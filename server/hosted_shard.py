@@ -39,6 +39,8 @@ class HostedShard:
         self.published = _published(replica)
         self.coders = Coders(replica.shard.piece)
         self.log = log
+        if log is not None:
+            log.image = replica.order
         self.replication: Replication | None = None
         #: Used last in, first out, so that what is taken is still in the cache.
         self.receive_buffers: list[bytearray] = []

@@ -11,6 +11,7 @@ dropped, and the log begins anew with a snapshot as soon as there is room: nothi
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
@@ -40,6 +41,8 @@ SNAPSHOT_RETRY_SECONDS = 30.0
 #: A snapshot is wanted at this part of the log that is allowed: the rest is for what is logged
 #: while it is written.
 SNAPSHOT_AT = 0.9
+#: An order and its arrays.
+Image = tuple[ShardOrder, Mapping[str, NDArray[Any]]]
 #: `index` of a log that holds nothing.
 NOTHING = -1
 
@@ -56,6 +59,9 @@ class _Base:
 class ShardLog:
     """index: up to which entries are in the log as the setting means it: appended to its file, with
     `always` on disk. -1 before the first `begin` is on disk.
+
+    image: makes what `snapshot` takes. With it a log that is in trouble mends itself, and is whole
+    when it is closed, even if nobody pushes any more; without it the next push does that.
     """
 
     def __init__(
@@ -70,6 +76,7 @@ class ShardLog:
         start: LogStart,
     ) -> None:
         self.index = start.at.index if start.at is not None else NOTHING
+        self.image: Callable[[], Image] | None = None
         self.shard = shard
         self.lineage = start.lineage
         self._run = run
@@ -122,7 +129,8 @@ class ShardLog:
             self._waiting.append(entry)
             self._waiting_bytes += entry.size
         self._tail_bytes += sum(entry.size for entry in entries)
-        if self._waiting_bytes > WAITING_LIMIT_BYTES:
+        # With `always` those who pushed wait, so no more than their pushes can gather here.
+        if self._waiting_bytes > WAITING_LIMIT_BYTES and self.settings.sync == "group":
             self._shed()
         self._start_writing()
 
@@ -157,15 +165,14 @@ class ShardLog:
 
         order: an image as of now; entries after `order.at` are part of the log already.
         """
-        if self._end is not None or self._latest is None:
+        if self._end is not None or self._latest is None or order.at.index > self._latest.index:
             return
-        if self._broken or self._failing:
+        behind = self._broken or self._failing or self._waiting_bytes > BATCH_BYTES
+        if behind and self._reaches(order.at):
             # Whatever waits for a disk that does not take it is superfluous once this is there.
-            if self._reaches(order.at):
-                self._retry_snapshot_at = self._clock.now() + SNAPSHOT_RETRY_SECONDS
-                self._replace(order, arrays)
-            return
-        if self._base is None and self._snapshotting is None:
+            self._retry_snapshot_at = self._clock.now() + SNAPSHOT_RETRY_SECONDS
+            self._replace(order, arrays)
+        elif not self._broken and self._base is None and self._snapshotting is None:
             parts = encode_snapshot(self._run, self.lineage, order, arrays)
             self._files.new_segment_at(self._latest.index + 1)
             work = self._write_snapshot(order.at.index, parts, self._tail_bytes)
@@ -173,11 +180,13 @@ class ShardLog:
 
     async def close(self) -> None:
         """Write what waits, if the disk takes it, and force it to disk."""
+        if self._end is None and (self._broken or self._failing):
+            self._take_image()
         end = self._stop(RefusedError("stopped", "the server stops"))
         self._start_writing()
         await self._ended()
         await self._trouble.attempt(self._what, self._files.sync())
-        if self._waiting or self._base is not None:
+        if self._waiting or self._base is not None or self._broken:
             self._notify(
                 f"what is new in {self._what} could not be written: it is lost unless another "
                 "server has it"
@@ -242,24 +251,38 @@ class ShardLog:
         while self._waiting_bytes > WAITING_LIMIT_BYTES // 2 and len(self._waiting) > 1:
             self._waiting_bytes -= self._waiting.popleft().size
 
+    def _take_image(self) -> None:
+        """Take a snapshot by itself, since nobody may push while the log is in trouble."""
+        if self.image is not None:
+            # In the middle of a round there may be none; the next try is not far.
+            with contextlib.suppress(RefusedError):
+                self.snapshot(*self.image())
+
     def _start_writing(self) -> None:
         if self._writer is None and self._has_work:
             self._writer = self._task(self._work())
 
     @property
     def _has_work(self) -> bool:
-        return self._base is not None or (bool(self._waiting) and not self._broken)
+        if self._base is not None:
+            return True
+        if self._broken:
+            return self.image is not None and self._end is None
+        return bool(self._waiting)
 
     async def _work(self) -> None:
         try:
             while self._has_work:
-                step = self._write_base if self._base is not None else self._write_batch
-                self._failing = not await self._trouble.attempt(self._what, step())
-                if not self._failing:
-                    continue
+                if not (self._broken and self._base is None):
+                    step = self._write_base if self._base is not None else self._write_batch
+                    self._failing = not await self._trouble.attempt(self._what, step())
+                    if not self._failing:
+                        continue
                 if self._end is not None:
                     break
                 await self._pauses.wait(RETRY_SECONDS)
+                if self.wants_snapshot:
+                    self._take_image()
         finally:
             self._writer = None
 
@@ -271,6 +294,7 @@ class ShardLog:
         await self._files.begin(base.lineage, base.at, base.parts)
         if self._base is base:
             self._base, self._written, self._told_slow = None, base.at, False
+            self._retry_snapshot_at = self._clock.now()
             self._raise_index(base.at.index)
 
     async def _write_batch(self) -> None:
@@ -301,6 +325,7 @@ class ShardLog:
             while self._files.unsynced and self._end is None:
                 await self._pauses.wait(self.settings.sync_seconds)
                 await self._trouble.attempt(self._what, self._files.sync())
+            self._start_writing()
         finally:
             self._syncer = None
 

@@ -66,7 +66,7 @@ class ServerStore:
         self._notify = notify
         self._random_bits = random_bits
         self._where = where
-        self._trouble = WriteTrouble(notify, where)
+        self._trouble = WriteTrouble(notify, clock, where)
         self._starts: dict[int, LogStart] = {}
         self._logs: dict[int, ShardLog] = {}
 

@@ -5,6 +5,11 @@ from __future__ import annotations
 import errno
 from collections.abc import Awaitable, Callable
 
+from psedge.protocol.ports import Clock
+
+#: Between two sentences that say that writing fails.
+QUIET_SECONDS = 60.0
+
 _REASONS = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the disk quota is used up",
@@ -22,21 +27,27 @@ def reason_of(error: OSError) -> str:
 class WriteTrouble:
     """What of the logs of a server cannot be written at the moment.
 
-    However many logs are on a disk, people are told once that it fails, and once that it works.
+    However many logs are on a disk, people are told once that it fails, and once that it works; on
+    a disk that keeps changing its mind, not more often than once a minute.
     """
 
-    def __init__(self, notify: Callable[[str], None], where: str) -> None:
+    def __init__(self, notify: Callable[[str], None], clock: Clock, where: str) -> None:
         """where: the folder in words, for people."""
         self._notify = notify
+        self._clock = clock
         self._where = where
         self._failing: set[str] = set()
+        self._told = False
+        self._told_at = float("-inf")
 
     async def attempt(self, what: str, work: Awaitable[None]) -> bool:
         """Await `work`. False: it raised OSError, and people know that `what` is not written."""
         try:
             await work
         except OSError as error:
-            if not self._failing:
+            now = self._clock.now()
+            if not self._told and now - self._told_at >= QUIET_SECONDS:
+                self._told, self._told_at = True, now
                 self._notify(
                     f"cannot write {what} to {self._where}: {reason_of(error)}; nothing is lost "
                     "while this server runs, and writing is tried again"
@@ -48,7 +59,7 @@ class WriteTrouble:
 
     def over(self, what: str) -> None:
         """It is written now, or nobody wants it any more."""
-        if self._failing:
-            self._failing.discard(what)
-            if not self._failing:
-                self._notify(f"logs are written to {self._where} again")
+        self._failing.discard(what)
+        if self._told and not self._failing:
+            self._told = False
+            self._notify(f"logs are written to {self._where} again")

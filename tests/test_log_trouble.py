@@ -7,6 +7,7 @@ import errno
 import os
 import random
 
+import msgspec
 import pytest
 from log_rig import (
     ALWAYS,
@@ -21,6 +22,7 @@ from log_rig import (
 )
 
 from psedge.protocol.errors import RefusedError
+from psedge.protocol.replicas import Position
 from psedge.server import shard_log
 from psedge.server.log_folder import LogFolder
 
@@ -80,11 +82,12 @@ def test_a_disk_that_fills_up_and_is_freed_again_loses_nothing(seed):
 
 def test_what_is_too_much_for_memory_is_made_up_for_by_a_snapshot(monkeypatch):
     monkeypatch.setattr(shard_log, "WAITING_LIMIT_BYTES", 3000)
+    monkeypatch.setattr(shard_log, "BATCH_BYTES", 500)
 
     async def scenario(disk):
         server = Server(disk)
         await server.open()
-        log = server.log(ALWAYS)
+        log = server.log(msgspec.structs.replace(GROUP, snapshot_bytes=10**6))
         await log.holds(0)
         disk.disk.full = True
         for _ in range(200):
@@ -100,10 +103,56 @@ def test_what_is_too_much_for_memory_is_made_up_for_by_a_snapshot(monkeypatch):
         await log.holds(server.at.index)
         assert len(server.said) == 3
         assert server.said[1].startswith("the disk does not keep up with the log of shard 0: ")
+        await asyncio.sleep(2.0)
         disk.disk.power_cut()
         server, found = await reopened(disk)
         assert check_recovered(found) == 240
         assert server.said == []
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["image", "no image"])
+def test_a_log_that_lacks_entries_is_made_whole_when_it_is_closed(monkeypatch, told):
+    monkeypatch.setattr(shard_log, "WAITING_LIMIT_BYTES", 3000)
+
+    async def scenario(disk):
+        server = Server(disk)
+        await server.open()
+        log = server.log(msgspec.structs.replace(GROUP, snapshot_bytes=10**6))
+        await log.holds(0)
+        if told:
+            log.image = lambda: image(server.at.index)
+        disk.disk.full = True
+        log.write(entries(1, 101))
+        await asyncio.sleep(1.0)
+        server.at = Position(1, 100)
+        disk.disk.full = False
+        await server.store.close()
+        assert ("could not be written" in server.said[-1]) != told
+        _, found = await reopened(disk)
+        assert check_recovered(found) == (100 if told else 0)
+
+    run(scenario)
+
+
+def test_with_always_nobody_who_waits_is_forgotten_however_much_it_is(monkeypatch):
+    monkeypatch.setattr(shard_log, "WAITING_LIMIT_BYTES", 3000)
+
+    async def scenario(disk):
+        server = Server(disk)
+        await server.open()
+        log = server.log(ALWAYS)
+        await log.holds(0)
+        disk.disk.full = True
+        log.write(entries(1, 201))
+        await asyncio.sleep(60.0)
+        assert log.index == 0
+        disk.disk.full = False
+        await log.holds(200)
+        disk.disk.power_cut()
+        _, found = await reopened(disk)
+        assert check_recovered(found) == 200
 
     run(scenario)
 
@@ -177,5 +226,33 @@ def test_a_mistake_of_psedge_itself_is_not_swallowed(monkeypatch):
         with pytest.raises(KeyError):
             server.write(log)
         await server.store.close()
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("trouble", ["too much", "sync failed"])
+def test_a_log_in_trouble_mends_itself_though_nobody_pushes(monkeypatch, trouble):
+    monkeypatch.setattr(shard_log, "WAITING_LIMIT_BYTES", 3000)
+
+    async def scenario(disk):
+        server = Server(disk)
+        await server.open()
+        log = server.log(msgspec.structs.replace(GROUP, snapshot_bytes=10**6))
+        await log.holds(0)
+        log.image = lambda: image(100)
+        if trouble == "too much":
+            disk.disk.full = True
+            log.write(entries(1, 101))
+        else:
+            disk.fail["sync"] = OSError(errno.EIO, os.strerror(errno.EIO))
+            log.write(entries(1, 101, size=0)[:50])
+            log.write(entries(51, 101, size=0))
+        await asyncio.sleep(10.0)
+        disk.disk.full = False
+        disk.fail.clear()
+        await asyncio.sleep(40.0)
+        disk.disk.power_cut()
+        _, found = await reopened(disk)
+        assert check_recovered(found) == 100
 
     run(scenario)

@@ -276,7 +276,7 @@ def test_a_disk_slower_than_the_pushes_ends_with_all_of_them(seed, monkeypatch):
     async def scenario(disk):
         server = Server(disk)
         await server.open()
-        log = server.log(ALWAYS)
+        log = server.log(GROUP)
         for _ in range(300):
             disk.disk.slow_factor = chance.choice([1.0, 1.0, 20.0])
             server.write(log, count=chance.randrange(1, 8))
@@ -286,6 +286,7 @@ def test_a_disk_slower_than_the_pushes_ends_with_all_of_them(seed, monkeypatch):
             await asyncio.sleep(1.0)
             server.write(log)
             await asyncio.sleep(1.0)
+        await asyncio.sleep(2.0)
         disk.disk.power_cut()
         _, found = await reopened(disk)
         assert check_recovered(found) == server.at.index
