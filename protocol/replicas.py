@@ -65,6 +65,8 @@ class ReplicaState(msgspec.Struct, frozen=True):
     revision: of the reign it follows, -1 before the first. at: its latest entry.
     acknowledged: primary only: index up to which workers may be told.
     lagging: primary only: of each peer, server number and entries that it lacks.
+    server: who says so, -1 before it has a number: at the address of a dead process another may
+    answer.
     """
 
     shard: int
@@ -74,6 +76,7 @@ class ReplicaState(msgspec.Struct, frozen=True):
     at: Position = Position()
     acknowledged: int = 0
     lagging: tuple[tuple[int, int], ...] = ()
+    server: int = -1
 
 
 class Seal(msgspec.Struct, frozen=True):
@@ -96,10 +99,12 @@ class Appended(msgspec.Struct, frozen=True):
 
     outcome: `gap`: it lacks what comes before. `differs`: its log or its digest is another than
     the primary's, so it needs a snapshot. A message of an old term is refused (`stale-term`).
+    server: who answers, as in `ReplicaState`.
     """
 
     at: Position
     outcome: Literal["appended", "gap", "differs"] = "appended"
+    server: int = -1
 
 
 class SetChange(msgspec.Struct, frozen=True):

@@ -32,6 +32,8 @@ from psedge.server.store import Recovered, ServerStore
 
 Arrays = Mapping[str, NDArray[Any]]
 
+#: `server` of a process that has not registered.
+NO_NUMBER = -1
 #: How long an order waits for the supervisor's answer that tells this server its number.
 REGISTRATION_SECONDS = 10.0
 
@@ -39,8 +41,8 @@ REGISTRATION_SECONDS = 10.0
 class Copies:
     """What a server holds, by the number of the shard.
 
-    server, incarnation: as the supervisor knows this server. supervisor: where it is; None until
-    this server takes part in a run.
+    incarnation: as the supervisor knows this server. supervisor: where it is; None until this
+    server takes part in a run.
     """
 
     def __init__(
@@ -56,7 +58,6 @@ class Copies:
 
         store: None keeps nothing on disk, whatever the assignments say.
         """
-        self.server = 0
         self.incarnation = 0
         self.supervisor: Address | None = None
         self.store = store
@@ -68,8 +69,8 @@ class Copies:
         self._lease_until = float("-inf")
         self._bytes_received = 0
         self._bytes_sent = 0
+        self._server = NO_NUMBER
         self._numbered = asyncio.Event()
-        self._numbered.set()
         #: Removals from the disk that are under way.
         self._removals: dict[int, asyncio.Task[None]] = {}
 
@@ -89,16 +90,26 @@ class Copies:
     def entries_appended(self, replica: Replica, entries: Sequence[Entry]) -> None:
         """Called after a backup has applied what its primary sent."""
 
+    @property
+    def server(self) -> int:
+        """The number that the supervisor has given to this server; reigns speak of it."""
+        return self._server
+
+    @server.setter
+    def server(self, number: int) -> None:
+        self._server = number
+        for hosted in self._hosted.values():
+            hosted.replica.server = number
+        self._numbered.set()
+
     def entering(self) -> None:
         """The supervisor is asked for this server's number; an order may overtake the answer."""
         self._numbered.clear()
 
-    def entered(self, server: int) -> None:
-        """This is its number."""
-        self.server = server
-        for hosted in self._hosted.values():
-            hosted.replica.server = server
-        self._numbered.set()
+    def not_entered(self) -> None:
+        """It did not answer: an earlier number goes on to count."""
+        if self._server != NO_NUMBER:
+            self._numbered.set()
 
     def renew(self, lease_until: float) -> None:
         """The supervisor lets this server act for its shards until then."""
@@ -113,7 +124,9 @@ class Copies:
         Raises RefusedError stale-term or conflict, FrameError if the arrays do not fit.
         """
         number, reign = order.assignment.shard, order.reign
-        await self._ready_for(number)
+        if reign is not None:
+            await self._registered()
+        await self._removed(number)
         if reign is not None:
             self._require_part(reign)
             known = self._reign_of(number)
@@ -136,7 +149,8 @@ class Copies:
         """
         number, reign = order.assignment.shard, order.reign
         assert reign is not None
-        await self._ready_for(number)
+        await self._registered()
+        await self._removed(number)
         self._require_part(reign)
         here = self._hosted.get(number)
         if here is not None:
@@ -236,18 +250,17 @@ class Copies:
         if self.store is not None:
             await self.store.close()
 
-    async def _ready_for(self, shard: int) -> None:
-        """This server knows its number, and nothing of the shard is still being removed.
+    async def _removed(self, shard: int) -> None:
+        """Nothing of the shard is still being removed from the disk."""
+        while (removal := self._removals.pop(shard, None)) is not None:
+            await asyncio.wait({removal})
 
-        Raises RefusedError not-ready when the number does not come.
-        """
+    async def _registered(self) -> None:
+        """This server knows its number. Raises RefusedError not-ready when that does not come."""
         try:
             await asyncio.wait_for(self._numbered.wait(), REGISTRATION_SECONDS)
         except asyncio.TimeoutError:
             raise RefusedError("not-ready", "this server is not registered yet") from None
-        removal = self._removals.pop(shard, None)
-        if removal is not None:
-            await asyncio.wait({removal})
 
     def _require_part(self, reign: Reign) -> None:
         """Raise RefusedError if the reign is over, or none of this server's business."""

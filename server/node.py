@@ -39,8 +39,10 @@ from psedge.server.service import ShardService
 
 #: Between two tries to reach a supervisor that does not answer.
 RETRY_SECONDS = 1.0
-#: A heartbeat that takes longer is better sent again.
-HEARTBEAT_TIMEOUT_SECONDS = 5.0
+#: A heartbeat that goes unanswered for so many times their interval is better sent again; and for
+#: this long at least.
+HEARTBEATS_UNANSWERED = 2.0
+LEAST_TIMEOUT_SECONDS = 2.0
 #: A server without copies gives a supervisor up that has been silent for so long.
 LOST_SECONDS = 60.0
 #: Between two lines that tell people that the supervisor is still awaited: before this server
@@ -97,7 +99,6 @@ class ServerNode:
         self._notify = notify
         #: Identity of the run that the copies are of.
         self._run = ""
-        self._is_registered = False
         self._reached_at = 0.0
         self._told_at: float | None = None
 
@@ -110,7 +111,8 @@ class ServerNode:
         """
         heartbeat_seconds = await self._enter(patient)
         while True:
-            reply = await self._beat()
+            began = self._clock.now()
+            reply = await self._beat(heartbeat_seconds)
             if reply is not None and reply.command == "stop":
                 return
             if reply is not None and reply.command == "register":
@@ -118,9 +120,11 @@ class ServerNode:
                 self._notify("the supervisor was started anew; registering again")
                 heartbeat_seconds = await self._enter(patient=True)
                 continue
-            await self._clock.sleep(heartbeat_seconds)
+            due = began + heartbeat_seconds - self._clock.now()
+            # After one that was long on its way, the next one follows soon.
+            await self._clock.sleep(max(due, 0.1 * heartbeat_seconds))
 
-    async def _beat(self) -> ServerHeartbeatReply | None:
+    async def _beat(self, heartbeat_seconds: float) -> ServerHeartbeatReply | None:
         """One sign of life; None if it was not answered."""
         report, heard = await self._service.news()
         sent_at = self._clock.now()
@@ -131,7 +135,9 @@ class ServerNode:
                 SERVER_HEARTBEAT,
                 report,
                 ServerHeartbeatReply,
-                timeout_seconds=HEARTBEAT_TIMEOUT_SECONDS,
+                timeout_seconds=max(
+                    LEAST_TIMEOUT_SECONDS, HEARTBEATS_UNANSWERED * heartbeat_seconds
+                ),
             )
         except Unanswered as error:
             if isinstance(error, RefusedError) and error.code == "not-ready":
@@ -235,12 +241,10 @@ class ServerNode:
         try:
             reply = await ask(self._transport, self._supervisor, REGISTER, entry, RegisterReply)
         except PsedgeError:
-            if self._is_registered:
-                service.entered(service.server)
+            service.not_entered()
             raise
-        service.entered(reply.server)
+        service.server = reply.server
         service.renew(sent_at + reply.lease_seconds)
-        self._is_registered = True
         self._run = reply.run or self._run
         return reply
 

@@ -81,8 +81,8 @@ class Pump:
         #: Up to where the peer has the primary's log; None: nobody knows.
         self._at: Position | None = None
         self._needs_image = False
-        #: Whether it has taken anything from this pump.
-        self._has_taken = False
+        #: The latest of what it has taken from this pump.
+        self._taken: Position | None = None
         self._began = line.clock.now()
         self._failures = 0
         self._problem = ""
@@ -117,7 +117,7 @@ class Pump:
                     await self._pause(error)
             except (UnreachableError, FrameError) as error:
                 if isinstance(error, UnreachableError) and error.refused:
-                    self._petition.drop("nobody listens at its address")
+                    self._petition.drop(f"it is not there any more: {error}")
                 await self._pause(error)
 
     async def _next(self, term: int) -> None:
@@ -145,6 +145,8 @@ class Pump:
             self._took(reply.at)
         elif reply.outcome == "gap" and reply.at != before:
             self._at = reply.at
+            if self._taken is not None and reply.at < self._taken:
+                self._petition.drop("it has lost what it had taken")
         elif reply.outcome == "gap" and self._is_handed_out:
             await self._line.clock.sleep(self._jittered(LOOK_AGAIN_SECONDS))
         else:
@@ -168,7 +170,7 @@ class Pump:
         reign = self._replica.reign
         young = self._line.clock.now() - self._began < HANDING_OUT_SECONDS
         backup = reign is not None and reign.role_of(self._peer.server) == "backup"
-        return backup and young and not self._has_taken
+        return backup and young and self._taken is None
 
     async def _call(self, path: str, parts: Sequence[Buffer]) -> Appended:
         size = sum(map(len, parts))
@@ -183,6 +185,8 @@ class Pump:
             timeout_seconds=ANSWER_SECONDS + size / SLOWEST_LINK_BYTES_PER_SECOND,
         )
         reply = decoded(body, Appended, f"{self._address.url}{path}")
+        if reply.server != self._peer.server:
+            raise UnreachableError(f"another server answers at {self._address.url}", refused=True)
         self._hush()
         self._replica.heard(self._peer.server, reply.at)
         self._released()
@@ -193,8 +197,7 @@ class Pump:
 
     def _took(self, at: Position) -> None:
         """The peer has everything up to `at`."""
-        self._at = at
-        self._has_taken = True
+        self._at = self._taken = at
         self._failures = 0
         self._problem = ""
         self._petition.answered()

@@ -273,6 +273,7 @@ class Replica:
             at=self._known_at(),
             acknowledged=self.acknowledged(now),
             lagging=tuple((peer.server, self.lacks(peer.server)) for peer in self._peers.all),
+            server=self.server,
         )
 
     def check_invariants(self) -> None:

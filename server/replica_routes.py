@@ -5,6 +5,7 @@ Whatever is asked in the name of a term that is over is refused `stale-term` and
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 
 from psedge.protocol.bundle import unpack
@@ -53,10 +54,10 @@ class ReplicaRoutes:
         message, data = await _read_append(incoming)
         hosted = self._service.hosted.get(message.shard)
         if hosted is None:
-            return answer(Appended(Position(), "gap"))
+            return self._appended(Appended(Position(), "gap"))
         appended = self._service.append(hosted, message, decode_entries(data))
         await hosted.logged()
-        return answer(appended)
+        return self._appended(appended)
 
     async def install(self, incoming: Incoming) -> Reply:
         """The primary's image of a shard, from which this copy goes on."""
@@ -67,7 +68,7 @@ class ReplicaRoutes:
         hosted = await self._service.install(order, arrays)
         at = hosted.replica.at
         await hosted.logged()
-        return answer(Appended(at, "appended" if at == order.at else "gap"))
+        return self._appended(Appended(at, "appended" if at == order.at else "gap"))
 
     async def seal(self, incoming: Incoming) -> Reply:
         """A promise to the supervisor; the copy's position decides who is promoted."""
@@ -78,6 +79,9 @@ class ReplicaRoutes:
     async def reign(self, incoming: Incoming) -> Reply:
         """Who holds a shard from now on."""
         return answer(self._service.follow(await read_message(incoming, Reign)))
+
+    def _appended(self, reply: Appended) -> Reply:
+        return answer(msgspec.structs.replace(reply, server=self._service.server))
 
 
 async def _read_append(incoming: Incoming) -> tuple[Append, memoryview]:

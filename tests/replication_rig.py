@@ -167,6 +167,8 @@ class Rig:
         self.asked: list[SetChange] = []
         #: What the supervisor does about a request for a change; None: it does not answer.
         self.grants: Callable[[Reign, SetChange], Reign] | None = granted
+        #: Requests of these kinds are granted without the answer ever arriving.
+        self.unheard: set[str] = set()
         self.reign: Reign
         self._desk: Any = None
         self.sequences: dict[int, int] = {}
@@ -279,6 +281,8 @@ class Rig:
         if self.grants is None:
             raise RefusedError("not-ready", "later")
         self.reign = self.grants(self.reign, message)
+        if message.action in self.unheard:
+            await asyncio.Event().wait()
         return answer(self.reign)
 
 

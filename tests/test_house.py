@@ -30,7 +30,12 @@ WITHOUT_TORCH = ("server", "compression", "protocol")
 #: Modules with sockets, files and timers, or that are handed a seeded source of chance. All others
 #: on their floor are cores.
 SHELLS = {
-    "server": {"node.py", "service.py"},
+    "server": {
+        "background.py", "copies.py", "hosted_shard.py", "log_files.py", "log_folder.py", "node.py",
+        "pauses.py", "petition.py", "pump.py", "recovery.py", "replay.py", "replica_routes.py",
+        "replication.py", "reports.py", "service.py", "shard_log.py", "store.py", "waiters.py",
+        "write_trouble.py",
+    },
     "protocol": {
         "aiohttp_client.py", "aiohttp_server.py", "aiohttp_transport.py", "disk.py", "door.py",
         "system_clock.py",
@@ -42,11 +47,26 @@ SHELLS = {
 }  # fmt: skip
 #: Cores on floors where most modules are shells.
 FURTHER_CORES = (
+    "psedge/supervisor/book_rows.py",
     "psedge/supervisor/data_plan.py",
     "psedge/supervisor/data_pool.py",
+    "psedge/supervisor/detector.py",
+    "psedge/supervisor/failover.py",
+    "psedge/supervisor/figures.py",
+    "psedge/supervisor/journal.py",
     "psedge/supervisor/membership.py",
+    "psedge/supervisor/placement.py",
     "psedge/supervisor/progress_table.py",
+    "psedge/supervisor/range_size.py",
+    "psedge/supervisor/server_list.py",
     "psedge/supervisor/shard_map.py",
+    "psedge/supervisor/shard_table.py",
+    "psedge/supervisor/shard_view.py",
+    "psedge/supervisor/worker_entry.py",
+    "psedge/chaos/judge.py",
+    "psedge/chaos/restart.py",
+    "psedge/chaos/strikes.py",
+    "psedge/chaos/targets.py",
     "psedge/device_checks.py",
     "psedge/simulation/device_costs.py",
     "psedge/simulation/devices.py",
@@ -81,7 +101,7 @@ def sources(*folders: str) -> list[Path]:
 
 
 def roof() -> list[Path]:
-    floors = ("commands", "simulation", "supervisor", "terminal")
+    floors = ("chaos", "commands", "simulation", "supervisor", "terminal")
     return sorted((ROOT / "psedge").glob("*.py")) + sources(*(f"psedge/{name}" for name in floors))
 
 

@@ -18,7 +18,7 @@ from psedge.protocol.layout import Slice, TensorSlice
 from psedge.protocol.shards import Member
 from psedge.protocol.wire import NO_POSITION, Content
 from psedge.server.publication import DIGEST_EVERY, Publication, Wanted, digest_of
-from psedge.server.published import Published
+from psedge.server.published import Published, chain_begin
 
 PIECE = Slice(512, 1000, (TensorSlice(0, 600, 20), TensorSlice(600, 900, 30)))
 LOSSY = [name for name in PULL_CODECS if name != "identity"]
@@ -29,11 +29,15 @@ SHARED = CodingSettings(pull="q4", chain="shared")
 class Shard:
     """Parameters that change, and what is published of them."""
 
-    def __init__(self, coding: CodingSettings = PER_WORKER, remember: bool = False) -> None:
+    def __init__(
+        self, coding: CodingSettings = PER_WORKER, remember: bool = False, term: int = 0
+    ) -> None:
         self.random = np.random.default_rng(5)
         self.parameters = self.random.standard_normal(PIECE.elements).astype(np.float32)
         self.version = 0
-        self.published = Published(PIECE, coding, remember=remember)
+        self.published = Published(
+            PIECE, coding, remember=remember, first_position=chain_begin(term)
+        )
 
     def update(self, size: float = 0.01) -> None:
         step = size * self.random.standard_normal(PIECE.elements)
@@ -267,6 +271,23 @@ def test_a_shared_difference_is_made_once_and_is_as_old_as_its_publication() -> 
     assert (nothing_new.content, nothing_new.deltas, nothing_new.payload_bytes) == (
         Content.DELTAS, 0, 0,
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("coding", [PER_WORKER, SHARED], ids=["worker", "shared"])
+def test_no_position_of_one_term_is_one_of_another(coding: CodingSettings) -> None:
+    worker = Worker()
+    positions = set()
+    for term in (0, 1, 2, 2**32 - 2):
+        shard = Shard(coding, term=term)
+        shard.published.check_invariants()
+        assert shard.serve(worker).content is Content.WHOLE, "of the term before it knows nothing"
+        for _ in range(3):
+            shard.update()
+            publication = shard.serve(worker)
+            assert publication.content is Content.DELTAS
+            assert publication.position not in positions
+            positions.add(publication.position)
+        shard.published.check_invariants()
 
 
 def test_auto_in_a_shared_chain_is_q8() -> None:

@@ -13,10 +13,10 @@ from psedge.protocol.address import Address
 from psedge.protocol.calls import ask
 from psedge.protocol.errors import RefusedError
 from psedge.protocol.messages import SHARD_MEMBERS, SHARD_STATE
-from psedge.protocol.replicas import Reign
+from psedge.protocol.replicas import Reign, SetChange
 from psedge.protocol.shards import LogSettings, Member, Members, ServerReport
 from psedge.protocol.wire import Status
-from psedge.server import pump, reports, service
+from psedge.server import petition, pump, reports, service
 
 
 @pytest.fixture(autouse=True)
@@ -190,6 +190,48 @@ def test_a_learner_counts_before_the_supervisor_knows() -> None:
         await push
         rig.grants = granted
         await until(lambda: rig.reign.role_of(1) == "backup")
+
+    run(Rig(acks="all"), story, backups=0)
+
+
+def test_who_may_have_been_admitted_is_dropped_before_it_counts_no_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(petition, "ANSWER_SECONDS", 0.1)
+
+    async def story(rig: Rig) -> None:
+        rig.unheard.add("admit")
+        learner = msgspec.structs.replace(rig.reign, revision=1, learners=(rig.nodes[1].peer,))
+        await rig.announce(learner, 0)
+        await until(lambda: rig.reign.role_of(1) == "backup")
+        assert rig.nodes[0].replica.reign.role_of(1) == "learner"
+        rig.nodes[1].hold()
+        push = rig.push()
+        await until(lambda: len(rig.asked) > 1)
+        assert not push.done()
+        rig.unheard.clear()
+        await push
+        assert rig.reign.role_of(1) == "learner"
+        assert rig.asked[-1].action == "drop"
+
+    run(Rig(acks="all"), story, backups=0)
+
+
+def test_who_is_not_admitted_counts_no_more_once_it_fails() -> None:
+    def refuse(reign: Reign, change: SetChange) -> Reign:
+        if change.action == "admit":
+            raise RefusedError("conflict", "not now")
+        return reign
+
+    async def story(rig: Rig) -> None:
+        rig.grants = refuse
+        learner = msgspec.structs.replace(rig.reign, revision=1, learners=(rig.nodes[1].peer,))
+        await rig.announce(learner, 0)
+        await until(lambda: bool(rig.asked))
+        rig.nodes[1].hold()
+        assert (await rig.push()).status is Status.APPLIED
+        assert [each.action for each in rig.asked][-1] == "drop"
+        rig.nodes[1].go_on()
 
     run(Rig(acks="all"), story, backups=0)
 

@@ -234,7 +234,7 @@ def test_an_order_waits_for_the_number_that_it_speaks_of() -> None:
         for _ in range(10):
             await asyncio.sleep(0)
         assert not desk.service.hosted
-        desk.service.entered(1)
+        desk.service.server = 1
         await order
         assert desk.service.hosted[3].replica.role == "backup"
 
