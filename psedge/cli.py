@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import click
 
-from psedge.commands import bench, results, simulate, training
+from psedge.commands import bench, chaos, replay, results, simulate, training
 from psedge.loop import end_at_once_on_interrupt
 from psedge.protocol.errors import PsedgeError, UserError
 from psedge.protocol.version import __version__
@@ -97,5 +97,7 @@ for command in (
     results.export,
     bench.bench,
     simulate.simulate,
+    chaos.chaos,
+    replay.replay,
 ):
     psedge.add_command(command)

@@ -126,8 +126,10 @@ class ClusterConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         int,
         Meta(
             ge=1,
-            description="Batches that a worker is handed at a time. Small balances fast and slow "
-            "workers at the end of training; large asks the supervisor less often.",
+            description="Batches that a worker is handed at a time, at the least. Small balances "
+            "fast and slow workers at the end of training. Other than in `bsp`, whose runs repeat "
+            "exactly, a worker is given what it needs for 20 s of work without the supervisor, and "
+            "less and less towards the end.",
         ),
     ] = 4
     pace: Annotated[

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ from psedge.config import Experiment
 from psedge.hosting import HostedServer, cancelled
 from psedge.own_packages import own_allow_list
 from psedge.protocol.address import Address
-from psedge.protocol.errors import ConfigError, FrameError
+from psedge.protocol.errors import ConfigError, FrameError, PsedgeError, UserError
 from psedge.protocol.ports import Clock, Storage, Transport
+from psedge.supervisor.book import Book
 from psedge.supervisor.checkpoint import Checkpoint, CheckpointStore
+from psedge.supervisor.definition import DEFINITION_FILE, defined_model
 from psedge.supervisor.model_state import ModelState
 from psedge.supervisor.service import Supervisor
 from psedge.supervisor.setup import RunSetup
@@ -24,18 +27,47 @@ from psedge.supervisor.setup import RunSetup
 LINGER_SECONDS = 3.0
 
 
-async def serve_run(supervisor: Supervisor, server: HostedServer, own: Address) -> None:
+@dataclass(frozen=True, slots=True)
+class Here:
+    """Where the supervisor lives: pid and name of its machine, for people."""
+
+    process: int = 0
+    machine: str = ""
+
+
+async def serve_run(
+    supervisor: Supervisor, server: HostedServer | None, own: Address, here: Here = Here()
+) -> None:
     """Supervise a run to its end, with `server` as one of those that hold its shards.
 
-    own: where the supervisor answers, which is this server.
+    server: None for a supervisor apart. own: where the supervisor answers, which is this server.
     """
-    beating: asyncio.Future[Any] = asyncio.ensure_future(server.serve_for(own))
+    beating: asyncio.Future[Any] | None = None
+    if server is not None:
+        beating = asyncio.ensure_future(
+            server.serve_for(own, process=here.process, machine=here.machine)
+        )
     try:
-        await supervisor.run()
+        await _supervised(supervisor, beating)
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(supervisor.everyone_knows(), LINGER_SECONDS)
     finally:
         await cancelled(beating)
+
+
+async def _supervised(supervisor: Supervisor, beating: asyncio.Future[Any] | None) -> None:
+    """Supervise; raises UserError if the own server cannot take part, as with a foreign folder."""
+    running: asyncio.Future[Any] = asyncio.ensure_future(supervisor.run())
+    try:
+        waits = {running} if beating is None else {running, beating}
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        if beating is not None and beating.done() and not beating.cancelled():
+            failure = beating.exception()
+            if isinstance(failure, UserError):
+                raise failure
+        await running
+    finally:
+        await cancelled(running)
 
 
 async def make_supervisor(
@@ -49,33 +81,81 @@ async def make_supervisor(
     transport: Transport,
     token: str,
     notify: Callable[[str], None],
-    beside: int,
+    beside: int | None,
+    open_book: Callable[[], Awaitable[Book]] | None = None,
+    here: Here = Here(),
 ) -> Supervisor:
-    """beside: incarnation of the server that the supervisor lives in.
+    """open_book: opens the run's book; called last for a new run, so that a mistake in the config
+    leaves no folder behind. None: nothing outlives this process but checkpoints.
+
+    beside: incarnation of the server that the supervisor lives in, None if there is none.
 
     Raises UserError when the model cannot be built or there is nothing to resume."""
-    store = CheckpointStore(storage, experiment.checkpoint.keep, notify)
-    checkpoint = await _checkpoint(store, folder, notify) if resume else None
-    setup = await asyncio.to_thread(_setup, experiment, folder, data, checkpoint, notify)
-    return Supervisor(
-        setup,
-        storage,
-        clock=clock,
-        transport=transport,
-        token=token,
-        notify=notify,
-        beside=beside,
-    )
+    book = await open_book() if resume and open_book is not None else None
+    try:
+        checkpoint, model = None, None
+        if resume:
+            store = CheckpointStore(storage, experiment.checkpoint.keep, notify)
+            checkpoint = await found_checkpoint(store, book, folder, notify)
+            model = await _definition(storage, experiment, book)
+        setup = await asyncio.to_thread(_setup, experiment, folder, data, checkpoint, notify)
+        setup = dataclasses.replace(
+            setup, model=setup.model or model, process=here.process, machine=here.machine
+        )
+        if book is None and open_book is not None:
+            book = await open_book()
+        return Supervisor(
+            setup,
+            storage,
+            clock=clock,
+            transport=transport,
+            token=token,
+            notify=notify,
+            beside=beside,
+            book=book,
+        )
+    except BaseException:
+        if book is not None:
+            await book.close()
+        raise
 
 
-async def _checkpoint(
-    store: CheckpointStore, folder: Path, notify: Callable[[str], None]
-) -> Checkpoint:
+async def found_checkpoint(
+    store: CheckpointStore, book: Book | None, folder: Path, notify: Callable[[str], None]
+) -> Checkpoint | None:
+    """Where to continue; for a run whose servers go on training, what to go back to without them.
+
+    Raises ConfigError when there is nothing to continue."""
     checkpoint = await store.latest()
-    if checkpoint is None:
+    kept = book.restored() if book is not None else None
+    if kept is not None and kept.training:
+        notify("the run was training when its supervisor ended: looking for its servers")
+        return checkpoint
+    if book is not None and book.copied_from:
+        notify(
+            f"{folder} is a copy of {book.copied_from}: it goes on from its checkpoint, without "
+            "the servers of that run"
+        )
+    if checkpoint is not None:
+        notify(f"continuing after {checkpoint.meta.samples:,} samples")
+    elif book is None or book.is_first or book.copied_from or (kept is not None and kept.record):
         raise ConfigError(f"{folder} holds no checkpoint to resume from; start without --resume")
-    notify(f"continuing after {checkpoint.meta.samples:,} samples")
+    else:
+        notify("training had not begun yet: it starts afresh")
     return checkpoint
+
+
+async def _definition(
+    storage: Storage, experiment: Experiment, book: Book | None
+) -> ModelState | None:
+    """The model that a library worker brought to a run that is still training."""
+    kept = book.restored() if book is not None else None
+    if experiment.model is not None or kept is None or not kept.training:
+        return None
+    try:
+        return defined_model(await storage.read(DEFINITION_FILE), experiment)
+    except (OSError, PsedgeError):
+        return None
 
 
 def _setup(

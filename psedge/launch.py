@@ -1,36 +1,50 @@
 """`psedge run`: a whole experiment on this machine, in real processes, under one view.
 
-The first server is started and says where it listens; further servers and the workers follow and
-join it as they would over a network. From then on this process only looks on: it asks the
-supervisor for its status, shows it, and notices children that end too early. The first Ctrl-C asks
-the supervisor to end the run in order, the second ends everything at once.
+The process with the supervisor is started first and says where it listens; further servers and the
+workers follow and join it as they would over a network. From then on this process only looks on:
+it asks the supervisor for its status, shows it, notices children that end too early, and starts
+the supervisor again if something kills it. The first Ctrl-C asks the supervisor to end the run in
+order, the second ends everything at once.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import re
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import msgspec
 from rich.console import Console
 
 from psedge.child import Child
+from psedge.child_commands import (
+    first_command,
+    server_command,
+    thread_environment,
+    worker_command,
+)
 from psedge.config import Experiment
-from psedge.own_packages import packages_of
+from psedge.orders import RunOrder
 from psedge.protocol.address import Address
 from psedge.protocol.aiohttp_transport import AiohttpTransport
 from psedge.protocol.calls import ask
-from psedge.protocol.errors import PsedgeError, TrainingError, UnreachableError, UserError
+from psedge.protocol.errors import (
+    PsedgeError,
+    RefusedError,
+    TrainingError,
+    UnreachableError,
+    UserError,
+)
 from psedge.protocol.messages import STATUS, STOP, Acknowledged, Stop
 from psedge.protocol.ports import Clock, Transport
 from psedge.protocol.status import Status
 from psedge.protocol.system_clock import SystemClock
 from psedge.run_folder import choose_folder, make_folder
+from psedge.supervisor.sqlite_store import FILE as STORE_FILE
 from psedge.terminal.conclusion import conclude
 from psedge.terminal.screen import Screen, screen_for
 from psedge.toml_config import load_config
@@ -38,6 +52,9 @@ from psedge.toml_config import load_config
 _READY = re.compile(r"^psedge server ready at (http://\S+)", re.MULTILINE)
 _LOOK_SECONDS = 0.25
 _STATUS_TIMEOUT_SECONDS = 5.0
+#: A supervisor that is killed so often within a minute is not started again.
+_RESTARTS_LIMIT = 5
+_RESTARTS_SECONDS = 60.0
 #: How long the first server may take to go away after it has said that the run is over.
 _FAREWELL_SECONDS = 60.0
 _CLOSE_SECONDS = 10.0
@@ -45,18 +62,6 @@ _ENDED = ("finished", "stopped", "failed")
 _STOPPING = (
     "stopping: workers finish their step and a checkpoint is written; Ctrl-C again ends at once"
 )
-
-
-class RunOrder(msgspec.Struct, frozen=True):
-    """What the user asked for on the command line."""
-
-    config: Path
-    overrides: tuple[str, ...] = ()
-    out: Path | None = None
-    resume: bool = False
-    data: Path = Path("data")
-    device: str = "auto"
-    allow: tuple[str, ...] = ()
 
 
 def run_experiment(order: RunOrder, console: Console | None = None) -> int:
@@ -119,6 +124,10 @@ class Launch:
         self._transport = transport
         self._screen = screen
         self._spawn = spawn
+        #: Holds the supervisor; None before it is started.
+        self._first: Child | None = None
+        #: When something killed it, in seconds of the clock.
+        self._killed_at: list[float] = []
         self._servers: list[Child] = []
         self._workers: list[Child] = []
         self._address: Address | None = None
@@ -131,27 +140,28 @@ class Launch:
     async def run(self) -> Status:
         """Start everything, look on until the run has ended, return its last status."""
         cluster = self._experiment.cluster
-        self._show("starting the first server")
-        first = self._start_server(0)
-        self._address = Address(await self._ready(first))
-        for index in range(1, cluster.servers):
+        what = "supervisor" if cluster.supervisor_apart else "first server"
+        self._show(f"starting the {what}")
+        self._first = self._start_first(self._order.resume, 0)
+        self._address = Address(await self._ready(self._first))
+        for index in range(not cluster.supervisor_apart, cluster.servers):
             self._start_server(index)
         for index in range(cluster.workers):
             self._start_worker(index)
         self._show("the servers and workers are starting")
         try:
-            await self._look_on(first)
+            await self._look_on()
         except PsedgeError as error:
             # The run folder is to say the same as the error that the user sees.
             await self._stop(str(error), failed=True)
             raise
-        self._judge(first)
+        self._judge(self._first)
         return self._status
 
-    async def _look_on(self, first: Child) -> None:
+    async def _look_on(self) -> None:
         """Return when the run has ended or the user wants it to at once."""
         ended_at: float | None = None
-        while first.running and self._interrupts < 2:
+        while self._interrupts < 2 and (self._is_running() or self._start_again()):
             await self._look()
             if self._status.phase in _ENDED:
                 ended_at = ended_at or self._clock.now()
@@ -160,6 +170,27 @@ class Launch:
             else:
                 self._mourn()
             await self._clock.sleep(_LOOK_SECONDS)
+
+    def _is_running(self) -> bool:
+        return self._first is not None and self._first.running
+
+    def _start_again(self) -> bool:
+        """Start the supervisor again, if something killed it in the middle of the run: servers and
+        workers are still there. False: it has ended for another reason, or was killed too often."""
+        first, now = self._first, self._clock.now()
+        assert first is not None
+        assert self._address is not None
+        code = first.exit_code
+        killed = code is not None and code < 0 and -code not in (signal.SIGTERM, signal.SIGINT)
+        self._killed_at = [at for at in self._killed_at if now - at < _RESTARTS_SECONDS]
+        ending = self._interrupts or self._status.phase in _ENDED
+        if not killed or ending or len(self._killed_at) >= _RESTARTS_LIMIT:
+            return False
+        self._killed_at.append(now)
+        self._notes.append(f"{_obituary(first)}; it is started again")
+        resume = (self._folder / STORE_FILE).exists()
+        self._first = self._start_first(resume, urlsplit(self._address.url).port or 0)
+        return True
 
     def interrupt(self) -> None:
         """Ctrl-C: the first time stop in order, the second time at once."""
@@ -184,31 +215,22 @@ class Launch:
         await asyncio.gather(*(asyncio.to_thread(child.close, timeout) for child in children))
 
     def _children(self) -> list[Child]:
-        return [*self._workers, *self._servers]
+        return [*self._workers, *self._servers, *([self._first] if self._first else [])]
 
-    def _start_server(self, index: int) -> Child:
-        if self._address is not None:
-            arguments = ["server", "--join", self._address.url, "--port", "0"]
-        else:
-            order = self._order
-            arguments = ["server", str(order.config), "--port", "0", "--data", str(order.data)]
-            arguments += ["--out", str(self._folder)]
-            for override in order.overrides:
-                arguments += ["--set", override]
-            arguments += ["--resume"] if order.resume else []
-        child = self._start(f"server-{index}", arguments)
-        self._servers.append(child)
-        return child
+    def _start_first(self, resume: bool, port: int) -> Child:
+        apart = self._experiment.cluster.supervisor_apart
+        arguments = first_command(self._order, self._folder, port, resume)
+        return self._start("supervisor" if apart else "server-0", arguments)
+
+    def _start_server(self, index: int) -> None:
+        assert self._address is not None
+        arguments = server_command(self._address, self._folder, index)
+        self._servers.append(self._start(f"server-{index}", arguments))
 
     def _start_worker(self, index: int) -> None:
         assert self._address is not None
         name = f"worker-{index + 1}"
-        order, pace = self._order, self._experiment.cluster.pace
-        arguments = ["worker", "--join", self._address.url, "--name", name]
-        arguments += ["--device", order.device, "--data", str(order.data)]
-        arguments += ["--pace", str(pace[index] if index < len(pace) else 1.0)]
-        for package in dict.fromkeys((*order.allow, *packages_of(self._experiment))):
-            arguments += ["--allow", package]
+        arguments = worker_command(self._order, self._experiment, self._address, name, index)
         self._workers.append(self._start(name, arguments))
 
     def _start(self, name: str, arguments: list[str]) -> Child:
@@ -243,6 +265,11 @@ class Launch:
         except UnreachableError:
             # A supervisor that ends the run closes its door; its exit code says the rest.
             return
+        except RefusedError as error:
+            if error.code == "not-ready":
+                # It was started again and makes its model ready.
+                return
+            raise
         if self._status.phase in _ENDED and _STOPPING in self._notes:
             self._notes.remove(_STOPPING)
         self._show()
@@ -258,13 +285,13 @@ class Launch:
 
     def _mourn(self) -> None:
         """Note children that ended before the run did; without any worker left, end it."""
-        for child in self._children():
+        for child in (*self._workers, *self._servers):
             if child.name not in self._mourned and child.exit_code not in (None, 0):
                 self._mourned.add(child.name)
                 self._notes.append(_obituary(child))
         if self._interrupts:
             return
-        lost = [server for server in self._servers[1:] if server.exit_code not in (None, 0)]
+        lost = [server for server in self._servers if server.exit_code not in (None, 0)]
         if lost and self._status.phase == "waiting":
             raise _failure(lost[0])
         failed = [worker for worker in self._workers if worker.exit_code not in (None, 0)]
@@ -293,14 +320,6 @@ class Launch:
                 return
         for child in self._children():
             child.terminate()
-
-
-def thread_environment(experiment: Experiment) -> dict[str, str]:
-    """Shares the cores among the workers: torch takes all of them for each process otherwise."""
-    if "OMP_NUM_THREADS" in os.environ:
-        return {}
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {"OMP_NUM_THREADS": str(max(1, (cores or 1) // experiment.cluster.workers))}
 
 
 def _failure(child: Child) -> PsedgeError:

@@ -10,7 +10,9 @@ from pathlib import Path
 from psedge.protocol.errors import ConfigError
 
 RUNS = Path("runs")
-_RECORDS = ("config.toml", "metrics.jsonl", "result.json", "checkpoints")
+_RECORDS = ("config.toml", "metrics.jsonl", "result.json", "checkpoints", "supervisor.sqlite")
+#: Below a run folder: what the run's servers on this machine keep of their logs.
+SERVERS = "servers"
 
 
 def choose_folder(
@@ -45,10 +47,23 @@ def choose_folder(
 
 
 def config_to_resume(config: Path | None, out: Path | None, resume: bool) -> Path | None:
-    """The config to serve: the one named, else that of the run that `out` continues, if any."""
-    if config is None and resume and out is not None and (out / "config.toml").is_file():
-        return out / "config.toml"
-    return config
+    """The config to serve: the one named, else that of the run that `out` continues.
+
+    Raises ConfigError where such a run has not kept any yet.
+    """
+    if config is not None or not resume or out is None:
+        return config
+    kept = out / "config.toml"
+    if out.is_dir() and not kept.is_file():
+        raise ConfigError(
+            f"{out} holds no config yet, for its training had not begun: name the config too"
+        )
+    return kept if kept.is_file() else None
+
+
+def server_folder(run_folder: Path, server: int) -> Path:
+    """Where a server that belongs to the run folder's machine keeps its logs."""
+    return run_folder / SERVERS / str(server)
 
 
 def make_folder(folder: Path) -> None:

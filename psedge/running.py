@@ -18,7 +18,8 @@ from rich.console import Console
 from torch import nn
 
 from psedge.config import OBJECT, Experiment
-from psedge.launch import RunOrder, run_experiment
+from psedge.launch import run_experiment
+from psedge.orders import RunOrder
 from psedge.protocol.errors import ConfigError, TrainingError
 from psedge.protocol.system_clock import SystemClock
 from psedge.run_folder import choose_folder

@@ -1,21 +1,23 @@
-"""`psedge server`: one parameter server, the first of which holds the supervisor as well.
+"""`psedge server`: the first server of a run, with the supervisor in it or nothing but that.
 
-This module composes: real clock, network and disk, the shards, the supervisor if it is the first
-server, the door in front of both. A server that joins another never imports torch.
+This module composes: real clock, network and disk, the shards, the supervisor and its book, the
+door in front of all. Servers that join it are in `serve_joined.py`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from psedge.config import Experiment
 from psedge.hosting import EVERYWHERE, LOOPBACK, HostedServer, cancelled
 from psedge.loop import on_interrupt, parent_gone, run_async
+from psedge.orders import ServerOrder
+from psedge.own_book import open_book
 from psedge.own_token import make_token, with_saved_token
 from psedge.protocol.address import (
     DEFAULT_PORT,
@@ -27,10 +29,12 @@ from psedge.protocol.address import (
 )
 from psedge.protocol.aiohttp_transport import AiohttpTransport
 from psedge.protocol.disk import Disk
-from psedge.protocol.errors import AddressError, TrainingError
-from psedge.protocol.ports import Listener
+from psedge.protocol.errors import TrainingError
+from psedge.protocol.ports import Listener, Transport
 from psedge.protocol.system_clock import SystemClock
-from psedge.run_folder import choose_folder, config_to_resume, make_folder
+from psedge.run_folder import choose_folder, config_to_resume, server_folder
+from psedge.run_lock import Holder, RunLock
+from psedge.serve_joined import serve_joined, store_for
 from psedge.terminal.say import say
 
 if TYPE_CHECKING:
@@ -40,96 +44,126 @@ if TYPE_CHECKING:
 LOOK_SECONDS = 0.5
 
 
-def run_server(
-    *,
-    config_path: Path | None,
-    overrides: Sequence[str],
-    join: str | None,
-    host: str | None,
-    port: int | None,
-    out: Path | None,
-    resume: bool,
-    data: Path,
-    with_parent: bool,
-) -> int:
+def run_server(order: ServerOrder) -> int:
     """Serve until the run has ended; the exit code is 1 if it failed.
 
     Raises UserError for mistakes in the config or the address.
     """
-    if join is not None:
-        supervisor = with_saved_token(parse_join(join))
-        return run_async(_serve_joined(supervisor, host or LOOPBACK, port, with_parent))
+    if order.join is not None:
+        supervisor = with_saved_token(parse_join(order.join))
+        return run_async(
+            serve_joined(
+                supervisor, order.host or LOOPBACK, order.port, order.store, order.with_parent
+            )
+        )
     from psedge.toml_config import load_config
 
-    config_path = config_to_resume(config_path, out, resume)
-    experiment = load_config(config_path if config_path is not None else {}, overrides)
+    config = config_to_resume(order.config, order.out, order.resume)
+    experiment = load_config(config if config is not None else {}, order.overrides)
     name = experiment.name or "psedge"
-    folder = choose_folder(name, out, resume, SystemClock().timestamp())
-    return run_async(
-        _serve_first(
-            experiment,
-            host=host or LOOPBACK,
-            port=DEFAULT_PORT if port is None else port,
-            folder=folder,
-            resume=resume,
-            data=data,
-            with_parent=with_parent,
-        )
-    )
+    folder = choose_folder(name, order.out, order.resume, SystemClock().timestamp())
+    return run_async(_serve_first(experiment, order, folder))
 
 
-async def _serve_first(
-    experiment: Experiment,
-    *,
-    host: str,
-    port: int,
-    folder: Path,
-    resume: bool,
-    data: Path,
-    with_parent: bool,
-) -> int:
-    """Serve shards and supervise a run until it has ended."""
-    from psedge.first_server import make_supervisor
-
-    clock, transport = SystemClock(), AiohttpTransport()
-    token = None if is_loopback(host) else make_token()
-    server = await HostedServer.open(
-        host, port, token, transport=transport, clock=clock, notify=say
-    )
+async def _serve_first(experiment: Experiment, order: ServerOrder, folder: Path) -> int:
+    transport, lock = AiohttpTransport(), RunLock(folder)
     try:
+        if order.resume:
+            lock.require_free()
+        return await _serve(experiment, order, folder, transport, lock)
+    finally:
+        await transport.close()
+        lock.release()
+
+
+async def _serve(
+    experiment: Experiment,
+    order: ServerOrder,
+    folder: Path,
+    transport: Transport,
+    lock: RunLock,
+) -> int:
+    """Supervise a run until it has ended, and serve shards beside unless it is to be apart."""
+    from psedge.first_server import Here, make_supervisor
+
+    clock = SystemClock()
+    host, port = _listen_at(order, lock)
+    token = "" if is_loopback(host) else make_token()
+    server = await _open_server(experiment, order, folder, transport, host, port, token)
+    beside = None if experiment.cluster.supervisor_apart else server
+    supervisor: Supervisor | None = None
+    try:
+        own = Address(server.url, token)
+        holder = Holder(os.getpid(), socket.gethostname(), server.url, host, server.listener.port)
         supervisor = await make_supervisor(
             experiment,
             folder=folder,
             storage=Disk(folder),
-            resume=resume,
-            data=data,
+            resume=order.resume,
+            data=order.data,
             clock=clock,
             transport=transport,
-            token=token or "",
+            token=own.token,
             notify=say,
-            beside=server.incarnation,
+            beside=None if beside is None else beside.incarnation,
+            open_book=lambda: open_book(folder, lock, holder, clock, say),
+            here=Here(holder.process, holder.machine),
         )
-        make_folder(folder)
         server.start(supervisor.routes())
-        own = Address(server.url, token or "")
-        _announce(server.listener, own, library=experiment.model is None)
+        _announce(server.listener, own, experiment)
         on_interrupt(supervisor.request_stop)
-        await _until_ended(supervisor, server, own, with_parent)
+        await _until_ended(supervisor, beside, own, holder, order.with_parent)
     finally:
         await server.close()
-        await transport.close()
+        if supervisor is not None and supervisor.state.book is not None:
+            await supervisor.state.book.close()
     return _conclusion(supervisor)
 
 
+async def _open_server(
+    experiment: Experiment,
+    order: ServerOrder,
+    folder: Path,
+    transport: Transport,
+    host: str,
+    port: int,
+    token: str,
+) -> HostedServer:
+    """The door of this process. token: empty where nobody else gets in."""
+    apart = experiment.cluster.supervisor_apart
+    store = None if apart else store_for(experiment, order.store or server_folder(folder, 0))
+    return await HostedServer.open(
+        host,
+        port,
+        token or None,
+        transport=transport,
+        clock=SystemClock(),
+        notify=say,
+        store=store,
+    )
+
+
+def _listen_at(order: ServerOrder, lock: RunLock) -> tuple[str, int]:
+    """Host and port: as asked for, else where servers and workers of a resumed run look for it."""
+    last = lock.last_holder() if order.resume else None
+    if last is None or last.machine != socket.gethostname():
+        last = Holder(0, "", "", LOOPBACK, DEFAULT_PORT)
+    return order.host or last.host, last.port if order.port is None else order.port
+
+
 async def _until_ended(
-    supervisor: Supervisor, server: HostedServer, own: Address, with_parent: bool
+    supervisor: Supervisor,
+    server: HostedServer | None,
+    own: Address,
+    holder: Holder,
+    with_parent: bool,
 ) -> None:
-    from psedge.first_server import serve_run
+    from psedge.first_server import Here, serve_run
 
     watching = asyncio.ensure_future(_stop_with_parent(supervisor)) if with_parent else None
     showing = asyncio.ensure_future(_show(supervisor)) if sys.stdout.isatty() else None
     try:
-        await serve_run(supervisor, server, own)
+        await serve_run(supervisor, server, own, Here(holder.process, holder.machine))
     finally:
         await cancelled(watching, showing)
 
@@ -164,51 +198,26 @@ def _conclusion(supervisor: Supervisor) -> int:
     return 0
 
 
-async def _serve_joined(supervisor: Address, host: str, port: int | None, with_parent: bool) -> int:
-    """Serve shards for a supervisor elsewhere until it says that the run has ended."""
-    if not is_loopback(host) and not supervisor.token:
-        raise AddressError(
-            "this server is to listen on the network, so it needs the token: paste the whole join "
-            "line that the first server printed, http://TOKEN@..."
-        )
-    clock, transport = SystemClock(), AiohttpTransport()
-    token = None if is_loopback(host) else supervisor.token
-    server = await HostedServer.open(
-        host, port, token, transport=transport, clock=clock, notify=say
-    )
-    server.start()
-    say(f"psedge server ready at {server.url}")
-    stopped = asyncio.Event()
-    on_interrupt(lambda reason: stopped.set())
-    serving: asyncio.Future[Any] = asyncio.ensure_future(server.serve_for(supervisor))
-    ends: list[asyncio.Future[Any]] = [serving, asyncio.ensure_future(stopped.wait())]
-    if with_parent:
-        ends.append(asyncio.ensure_future(parent_gone()))
-    try:
-        done, _ = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-        for end in done:
-            end.result()
-        say("the run has ended" if serving in done else "stopped")
-    finally:
-        await cancelled(*ends)
-        await server.close()
-        await transport.close()
-    return 0
-
-
-def _announce(listener: Listener, own: Address, *, library: bool) -> None:
-    """Say where the server is, and the one line to paste on a worker.
-
-    library: the workers are programs of the user's, for no config says what to train.
-    """
+def _announce(listener: Listener, own: Address, experiment: Experiment) -> None:
+    """Say where the server is, and the one line to paste on each other machine."""
     say(f"psedge server ready at {own.url}")
-    line = own.url
+    line, host = own.url, ""
     if is_loopback(listener.host):
         say("Only this machine can reach it; for others start it with --host 0.0.0.0.")
     else:
-        host = lan_host() if listener.host in EVERYWHERE else listener.host
-        line = join_line(Address(url_of(host, listener.port), own.token))
-    if library:
+        reached = lan_host() if listener.host in EVERYWHERE else listener.host
+        line, host = (
+            join_line(Address(url_of(reached, listener.port), own.token)),
+            " --host 0.0.0.0",
+        )
+    cluster = experiment.cluster
+    other = "" if cluster.supervisor_apart else "other "
+    joining = cluster.servers - (not cluster.supervisor_apart)
+    if joining:
+        which = f"the {other}server" if joining == 1 else f"each of {joining} {other}servers"
+        say(f"On {which}:  psedge server --join {line}{host}")
+    if experiment.model is None:
+        # The workers are programs of the user's, for no config says what to train.
         say(f'In each program:  ps = psedge.connect("{line}", model)')
     else:
         say(f"On each worker:  psedge worker --join {line}")

@@ -17,9 +17,14 @@ PATIENCE_SECONDS = 90.0
 
 
 class Process:
-    """One `python ...`; everything it prints goes to one log."""
+    """One `python ...`; everything it prints goes to one log.
 
-    def __init__(self, arguments: Sequence[str], folder: Path, name: str) -> None:
+    prefix: a command that becomes it, such as one that enters a network namespace first.
+    """
+
+    def __init__(
+        self, arguments: Sequence[str], folder: Path, name: str, prefix: Sequence[str] = ()
+    ) -> None:
         self._log = folder / f"{name}.log"
         environment = {
             **os.environ,
@@ -31,7 +36,7 @@ class Process:
         }
         with self._log.open("wb") as log:
             self.popen = subprocess.Popen(
-                [sys.executable, *arguments],
+                [*prefix, sys.executable, *arguments],
                 cwd=folder,
                 env=environment,
                 stdin=subprocess.DEVNULL,

@@ -17,7 +17,7 @@ from psedge.server.service import ShardService
 from psedge.supervisor.book import Book
 from psedge.supervisor.checkpoint import CheckpointStore
 from psedge.supervisor.sqlite_store import FILE, SqliteStore
-from psedge.supervisor.store import ConflictError
+from psedge.supervisor.store import ConflictError, LeftAloneError
 
 
 class Life(Rig):
@@ -137,11 +137,12 @@ def test_samples_of_a_worker_that_left_are_settled_by_the_next_supervisor(tmp_pa
         state.membership.leave(0, 1)
         await state.save_members()
         await rig.reborn()
-        waiting = asyncio.ensure_future(rig.claim(1, 2, idle=True, number=3))
-        await asyncio.sleep(0.02)
-        assert not waiting.done(), "nobody knows yet how far the leaver came"
+        await asyncio.sleep(0.05)
+        reply = await rig.claim(1, 2, number=3)
+        assert reply.state == "wait", "nobody knows yet how far the leaver came"
         await rig.servers_come_back()
-        reply = await waiting
+        await rig.wait_for(lambda _: not rig.supervisor.state.attaching)
+        reply = await rig.claim(1, 2, number=3)
         assert (reply.state, reply.start, reply.stop) == ("range", 0, 16)
         rig.die()
 
@@ -182,6 +183,27 @@ def test_an_older_supervisor_that_wakes_up_ends_and_leaves_the_run_alone(tmp_pat
             await old_watching
         assert old.state.phase == "training"
         assert not (tmp_path / "result.json").exists()
+        rig.die()
+
+    run(story())
+
+
+def test_a_stop_before_the_servers_are_there_leaves_them_alone(tmp_path: Path) -> None:
+    async def story() -> None:
+        rig = Life(tmp_path, lease_seconds=60.0)
+        await rig.begin()
+        await rig.reborn()
+        assert rig.watching is not None
+        await rig.ask(messages.STOP, messages.Stop("stopped by Ctrl-C"))
+        while not rig.watching.done():
+            rig.clock.seconds += 0.5
+            await asyncio.sleep(0.01)
+        with pytest.raises(LeftAloneError, match="Ctrl-C while it waited for the servers of the"):
+            await rig.watching
+        assert not (tmp_path / "result.json").exists()
+        await rig.reborn()
+        await rig.servers_come_back()
+        await rig.wait_for(lambda _: not rig.supervisor.state.attaching)
         rig.die()
 
     run(story())

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from psedge.cli import exit_code
+from psedge.orders import ServerOrder
 from psedge.protocol.errors import ConfigError, TrainingError
 from psedge.protocol.version import __version__
 
@@ -82,19 +83,22 @@ def test_a_server_that_joins_takes_no_experiment(capsys: pytest.CaptureFixture[s
 
 def test_server_passes_everything_on(stand_in: Callable[..., dict[str, Any]]) -> None:
     seen = stand_in("psedge.serve", "run_server", 0)
-    line = "server c.toml --set a.b=1 --set c=2 --host 0.0.0.0 --port 0 --out o --data d"
+    line = "server c.toml --set a.b=1 --set c=2 --host 0.0.0.0 --port 0 --out o --data d --store s"
     assert exit_code([*line.split(), "--resume", "--with-parent"]) == 0
     assert seen == {
-        "positional": (),
-        "config_path": Path("c.toml"),
-        "overrides": ("a.b=1", "c=2"),
-        "join": None,
-        "host": "0.0.0.0",
-        "port": 0,
-        "out": Path("o"),
-        "resume": True,
-        "data": Path("d"),
-        "with_parent": True,
+        "positional": (
+            ServerOrder(
+                config=Path("c.toml"),
+                overrides=("a.b=1", "c=2"),
+                host="0.0.0.0",
+                port=0,
+                out=Path("o"),
+                resume=True,
+                store=Path("s"),
+                data=Path("d"),
+                with_parent=True,
+            ),
+        ),
     }
 
 

@@ -2,131 +2,29 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
+from launch_rig import EXPERIMENT, FakeChild, World, training
 from rich.console import Console
 
 from psedge.child import Child
+from psedge.child_commands import thread_environment
 from psedge.config import ClusterConfig, Experiment
-from psedge.launch import Launch, RunOrder, thread_environment
 from psedge.own_packages import packages_of
-from psedge.protocol.errors import ConfigError, PsedgeError, TrainingError, UserError
-from psedge.protocol.messages import STATUS, STOP
+from psedge.protocol.errors import (
+    ConfigError,
+    PsedgeError,
+    TrainingError,
+    UserError,
+)
 from psedge.protocol.status import Status, WorkerStatus
 from psedge.run_folder import choose_folder, make_folder
 from psedge.server.config import OptimizerConfig
 from psedge.terminal import conclusion
 from psedge.worker.config import DataConfig, ModelConfig
-
-EXPERIMENT = Experiment(name="small", cluster=ClusterConfig(servers=2, workers=2, pace=(1.0, 3.0)))
-READY = "psedge server ready at http://127.0.0.1:45678\npsedge worker --join ...\n"
-
-
-class FakeChild:
-    """A process that ends when it is told to."""
-
-    def __init__(
-        self, name: str, arguments: Sequence[str], log: Path, environment: dict[str, str]
-    ) -> None:
-        self.name, self.arguments, self.log, self.environment = name, arguments, log, environment
-        self.exit_code: int | None = None
-        self.text = READY if name == "server-0" else ""
-        self.words = ""
-        self.killed = False
-
-    @property
-    def running(self) -> bool:
-        return self.exit_code is None
-
-    def output(self) -> str:
-        return self.text
-
-    def last_words(self) -> str:
-        return self.words or f"last words of {self.name}"
-
-    def terminate(self) -> None:
-        if self.exit_code is None:
-            self.exit_code = 0
-
-    def kill(self) -> None:
-        self.killed, self.exit_code = True, -9
-
-    def close(self, timeout_seconds: float) -> None:
-        assert not self.running or timeout_seconds == 0
-
-
-class World:
-    """A clock, a supervisor and a screen; `script` is called at every look with its number."""
-
-    def __init__(self, script: Callable[[World, int], Status]) -> None:
-        self.script = script
-        self.children: dict[str, FakeChild] = {}
-        self.shown: list[Status] = []
-        self.stops: list[str] = []
-        self.failures: list[str] = []
-        self.looks = 0
-        self.seconds = 0.0
-        self.launch = Launch(
-            RunOrder(Path("c.toml"), ("a.b=1",), data=Path("d"), allow=("mine",)),
-            EXPERIMENT,
-            Path("out"),
-            clock=self,
-            transport=self,  # type: ignore[arg-type]
-            screen=self,
-            spawn=self.spawn,  # type: ignore[arg-type]
-        )
-
-    def spawn(self, name: str, *rest: Any) -> FakeChild:
-        self.children[name] = FakeChild(name, *rest)
-        return self.children[name]
-
-    def now(self) -> float:
-        return self.seconds
-
-    def timestamp(self) -> float:
-        return 1_000_000 + self.seconds
-
-    async def sleep(self, seconds: float) -> None:
-        self.seconds += seconds
-        assert self.seconds < 1000, "the launch never ends"
-        await asyncio.sleep(0)
-
-    async def call(
-        self, url: str, path: str, parts: Sequence[bytes], **_: Any
-    ) -> Awaitable[memoryview] | memoryview:
-        assert url == "http://127.0.0.1:45678"
-        if path == STOP:
-            stop = json.loads(parts[0])
-            (self.failures if stop["failed"] else self.stops).append(stop["reason"])
-            return memoryview(b"{}")
-        assert path == STATUS
-        self.looks += 1
-        return memoryview(msgspec.json.encode(self.script(self, self.looks)))
-
-    def show(self, status: Status, now: float) -> None:
-        self.shown.append(status)
-
-    def close(self) -> None:
-        pass
-
-    def run(self) -> Status:
-        async def whole() -> Status:
-            try:
-                return await self.launch.run()
-            finally:
-                await self.launch.close()
-
-        return asyncio.run(whole())
-
-
-def training(samples: int = 1, **fields: Any) -> Status:
-    return Status(run="small", phase="training", samples=samples, **fields)
 
 
 def test_it_starts_what_the_config_says_and_ends_with_the_run() -> None:
@@ -143,7 +41,7 @@ def test_it_starts_what_the_config_says_and_ends_with_the_run() -> None:
     data = "--device auto --data d"
     assert arguments == {
         "server-0": "server c.toml --port 0 --data d --out out --set a.b=1 --with-parent",
-        "server-1": f"server --join {url} --port 0 --with-parent",
+        "server-1": f"server --join {url} --port 0 --store out/servers/1 --with-parent",
         "worker-1": f"worker --join {url} --name worker-1 {data} --pace 1.0 --allow mine "
         "--with-parent",
         "worker-2": f"worker --join {url} --name worker-2 {data} --pace 3.0 --allow mine "

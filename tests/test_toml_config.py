@@ -181,6 +181,14 @@ def test_a_mistake_in_a_flag_is_not_blamed_on_the_file(tmp_path: Path) -> None:
             {"compression": {"pull_chain": "shared"}, "optimizer": {"delay_compensation": 0.1}},
             'pull_chain = "shared"',
         ),
+        (
+            {"cluster": {"servers": 3}, "optimizer": {"delay_compensation": 0.1}},
+            "cannot go with [replication] replicas = 2",
+        ),
+        (
+            {"durability": {"log": "group"}, "optimizer": {"delay_compensation": 0.1}},
+            'cannot go with [durability] log = "group"',
+        ),
         ({"optimizer": {"delay_compensation": float("inf")}}, "expected a finite number"),
         ({"data": {"dataset": "digits"}}, "[data] without [model]"),
         ({"model": {"factory": "mlp"}}, "[model] without [data]"),

@@ -42,7 +42,8 @@ def run(
       psedge run configs/digits-quickstart.toml --set cluster.workers=2 --set sync.mode=bsp
       psedge run configs/digits-quickstart.toml --resume
     """
-    from psedge.launch import RunOrder, run_experiment
+    from psedge.launch import run_experiment
+    from psedge.orders import RunOrder
 
     import_from_here()
     return run_experiment(
@@ -73,7 +74,18 @@ def run(
 )
 @click.option("--port", type=click.IntRange(0, 65535), help="Port; 0 takes a free one.")
 @options.out
-@click.option("--resume", is_flag=True, help="Continue the run in --out.")
+@click.option(
+    "--resume",
+    is_flag=True,
+    help="Continue the run in --out: with its servers and workers if they still train, else from "
+    "its last checkpoint.",
+)
+@click.option(
+    "--store",
+    type=options.FOLDER,
+    help="Folder for this server's logs, where CONFIG's [durability] asks for them.  "
+    "[default: servers/NUMBER in the run folder]",
+)
 @options.data
 @options.with_parent
 def server(
@@ -84,6 +96,7 @@ def server(
     port: int | None,
     out: Path | None,
     resume: bool,
+    store: Path | None,
     data: Path,
     with_parent: bool,
 ) -> int:
@@ -91,28 +104,37 @@ def server(
 
     The first server is started without --join. It holds the supervisor too, and prints the line
     to paste on the workers and on further servers. With CONFIG it trains that experiment; without,
-    it waits for a program that calls psedge.connect and brings its model.
+    it waits for a program that calls psedge.connect and brings its model. With
+    cluster.supervisor_apart = true it only supervises, and all servers join it.
 
     \b
     Examples:
       psedge server configs/cifar10-resnet32.toml --host 0.0.0.0
       psedge server --join http://TOKEN@pc.local:7700 --host 0.0.0.0
+
+    \b
+    If the first server was ended in the middle of training, the others go on; bring it back with
+      psedge server --resume --out runs/NAME --host 0.0.0.0
     """
     if join is not None:
         _refuse_experiment(config, overrides, out, resume)
+    from psedge.orders import ServerOrder
     from psedge.serve import run_server
 
     import_from_here()
     return run_server(
-        config_path=config,
-        overrides=overrides,
-        join=join,
-        host=host,
-        port=port,
-        out=out,
-        resume=resume,
-        data=data,
-        with_parent=with_parent,
+        ServerOrder(
+            config=config,
+            overrides=overrides,
+            join=join,
+            host=host,
+            port=port,
+            out=out,
+            resume=resume,
+            store=store,
+            data=data,
+            with_parent=with_parent,
+        )
     )
 
 

@@ -11,9 +11,12 @@ from psedge.protocol.ports import Clock
 from psedge.supervisor.keeper import Keeper
 from psedge.supervisor.roster import Roster
 from psedge.supervisor.run_state import RunState
+from psedge.supervisor.store import LeftAloneError
 
 #: Between two notes that say what is still waited for.
 TELL_SECONDS = 10.0
+#: Who asks for the end meanwhile waits so long for the servers, which have the model.
+STOP_SECONDS = 5.0
 
 
 class Attachment:
@@ -26,6 +29,7 @@ class Attachment:
         self._clock = clock
         self._begun = False
         self._told_at = clock.now()
+        self._stop_at: float | None = None
 
     async def tick(self) -> None:
         """Called about once a heartbeat."""
@@ -37,10 +41,7 @@ class Attachment:
             await self._keeper.attach(state)
         waiting_for = waiting_for_servers(state)
         if waiting_for:
-            now = self._clock.now()
-            if now - self._told_at >= TELL_SECONDS:
-                self._told_at = now
-                state.note(f"waiting for {waiting_for}")
+            self._wait(waiting_for, self._clock.now())
             return
         # Whoever left before this supervisor came must not be waited for any more, and nothing of
         # it may be counted after its samples have gone back.
@@ -51,6 +52,20 @@ class Attachment:
             self._keeper.attached(state, went_on=self._went_on())
             state.note("the supervisor is back: all servers of the run are there")
             self._roster.announce()
+
+    def _wait(self, waiting_for: str, now: float) -> None:
+        """Raises LeftAloneError when the user does not want to wait any longer."""
+        state = self._state
+        if state.stop_reason is not None:
+            self._stop_at = now + STOP_SECONDS if self._stop_at is None else self._stop_at
+            if now >= self._stop_at:
+                raise LeftAloneError(
+                    f"{state.stop_reason} while it waited for {waiting_for}: what they hold is "
+                    "left as it is; start the supervisor again with --resume"
+                )
+        if now - self._told_at >= TELL_SECONDS:
+            self._told_at = now
+            state.note(f"waiting for {waiting_for}")
 
     def _went_on(self) -> bool:
         """Whether training went on meanwhile: a server is the very process that it was."""

@@ -37,7 +37,8 @@ class Book:
     """Made by `open`. identity: tells the run from all others, over every restart.
 
     copied_from: where the run folder was copied from, if it was; what is known of servers and
-    workers then belongs to that run, and `restored` says nothing of it.
+    workers then belongs to that run, and `restored` says nothing of it. notify: tells people what
+    could not be written.
     """
 
     def __init__(
@@ -53,7 +54,7 @@ class Book:
         self.superseded = ""
         self._store = store
         self._clock = clock
-        self._notify = notify
+        self.notify = notify
         self._generation = rows[book_rows.GENERATION]
         self._restored = book_rows.restored(rows)
         self._keys = set(rows)
@@ -211,7 +212,7 @@ class Book:
                 break
             except StoreError as error:
                 if not told:
-                    self._notify(
+                    self.notify(
                         f"the supervisor cannot write its memory: {error}; training goes on, and "
                         "who asks for data waits until writing works again"
                     )
@@ -219,7 +220,7 @@ class Book:
                 await self._clock.sleep(pause)
                 pause = min(2 * pause, RETRY_LONGEST_SECONDS)
         if told:
-            self._notify("writing works again: the supervisor's memory")
+            self.notify("writing works again: the supervisor's memory")
         self._keys |= rows.keys()
 
     def _give_up(self, error: PsedgeError, done: asyncio.Future[None]) -> None:

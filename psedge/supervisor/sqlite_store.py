@@ -25,6 +25,10 @@ APPLICATION_ID = 0x50534544
 FORMAT = 1
 #: How long a commit waits for another program that is writing to the file.
 BUSY_SECONDS = 5.0
+#: Room that the file and its log take at once, so that a disk that is full later stops nothing
+#: soon, and pages after which the log is written into the file and begins anew.
+RESERVED_BYTES = 2**20
+LOG_PAGES = 128
 #: Files that SQLite keeps beside a database.
 _BESIDE = ("-wal", "-shm", "-journal")
 
@@ -155,10 +159,21 @@ def _connected(path: Path) -> sqlite3.Connection:
             " WITHOUT ROWID"
         )
         base.execute("COMMIT")
+        _reserve(base)
     except BaseException:
         base.close()
         raise
     return base
+
+
+def _reserve(base: sqlite3.Connection) -> None:
+    base.execute(f"PRAGMA wal_autocheckpoint = {LOG_PAGES}")
+    try:
+        base.execute("INSERT INTO state VALUES ('reserve', zeroblob(?))", (RESERVED_BYTES,))
+    except sqlite3.OperationalError:
+        # There is no such room: what has to be written may still fit.
+        return
+    base.execute("DELETE FROM state WHERE key = 'reserve'")
 
 
 def _check(base: sqlite3.Connection) -> None:

@@ -91,8 +91,10 @@ def go_back(state: RunState, why: str, samples: int) -> str:
     state.wait_anew()
     state.fleet.forget()
     _take_up(state, checkpoint, members)
+    lost = max(samples - checkpoint.meta.samples, 0)
     state.note(
-        f"{why}; training goes back to the checkpoint at {checkpoint.meta.samples:,} samples"
+        f"{why}; training goes back to the checkpoint at {checkpoint.meta.samples:,} samples: the "
+        f"work of {lost:,} samples is lost"
     )
     state.decided("run", "the run", "go back", why)
     return ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Literal
 
 from psedge.protocol.shards import Progress
@@ -27,7 +28,6 @@ def status_of(state: RunState, keeper: Keeper, now: float, *, rows: bool = True)
     per_epoch = state.samples_per_epoch()
     total = state.plan.total if state.plan is not None else 0
     epochs = math.ceil(total / per_epoch) if per_epoch else 0
-    progress = state.fleet.progress
     model = state.model
     return Status(
         run=state.setup.run,
@@ -54,14 +54,7 @@ def status_of(state: RunState, keeper: Keeper, now: float, *, rows: bool = True)
         lag_max=figures.lag_max,
         bytes_pushed=figures.bytes_pushed,
         bytes_pulled=figures.bytes_pulled,
-        workers=tuple(
-            _worker_status(
-                entry,
-                progress.of(entry.worker, entry.incarnation),
-                suspect=entry.live and state.membership.suspect(entry.worker, now),
-            )
-            for entry in (state.membership.entries() if rows else ())
-        ),
+        workers=tuple(_worker_statuses(state, now)) if rows else (),
         servers=tuple(_server_status(entry, state, now) for entry in state.fleet.servers),
         shards=_shard_statuses(state),
         notes=tuple(state.notes),
@@ -133,6 +126,14 @@ def _shard_statuses(state: RunState) -> tuple[ShardStatus, ...]:
             )
         )
     return tuple(found)
+
+
+def _worker_statuses(state: RunState, now: float) -> Iterator[WorkerStatus]:
+    members, progress = state.membership, state.fleet.progress
+    for entry in members.entries():
+        suspect = entry.live and members.suspect(entry.worker, now)
+        seen = progress.of(entry.worker, entry.incarnation)
+        yield _worker_status(entry, seen, suspect=suspect)
 
 
 def _worker_status(entry: WorkerEntry, progress: Progress | None, *, suspect: bool) -> WorkerStatus:

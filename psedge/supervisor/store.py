@@ -12,7 +12,11 @@ from typing import Protocol
 from psedge.protocol.errors import TrainingError
 
 
-class ConflictError(TrainingError):
+class LeftAloneError(TrainingError):
+    """This supervisor ends and its run does not: nobody is to hear from it that it has ended."""
+
+
+class ConflictError(LeftAloneError):
     """Another supervisor has written since: what this one would write is out of date."""
 
 

@@ -21,6 +21,8 @@ from psedge.worker.control import SupervisorClient
 
 #: How long a server that does not answer is asked again.
 PATIENCE_SECONDS = 5.0
+#: The latest decisions that are shown with their reasons; --json has more.
+EVENTS_SHOWN = 8
 
 
 def show_status(join: str, as_json: bool) -> int:
@@ -34,7 +36,7 @@ def show_status(join: str, as_json: bool) -> int:
         text = msgspec.json.format(msgspec.json.encode(status), indent=2)
         sys.stdout.write(text.decode() + "\n")
     else:
-        Console().print(render(status))
+        Console().print(render(status, events=EVENTS_SHOWN))
     return 1 if status.phase == "failed" else 0
 
 

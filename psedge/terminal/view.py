@@ -10,14 +10,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from rich.console import Console, ConsoleOptions, RenderResult
-from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from psedge.protocol.status import Evaluation, ServerStatus, Status
+from psedge.protocol.status import Evaluation, Status
 from psedge.terminal import figures
-from psedge.terminal.worker_table import STATE_STYLE, codecs_line, worker_table
+from psedge.terminal.event_lines import decision_note, event_lines
+from psedge.terminal.server_lines import server_lines, unbacked_line
+from psedge.terminal.worker_table import codecs_line, worker_table
 
 _PHASE_STYLE = {
     "waiting": "bold yellow",
@@ -75,10 +76,13 @@ class History:
 class RunPicture:
     """A status as a rich renderable that fits itself into the width it is given."""
 
-    def __init__(self, status: Status, history: History, rows: int | None = None) -> None:
+    def __init__(
+        self, status: Status, history: History, rows: int | None = None, events: int = 0
+    ) -> None:
         self._status = status
         self._history = history
         self._rows = rows
+        self._events = events
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         width = options.max_width
@@ -96,24 +100,37 @@ class RunPicture:
                 yield codecs
         if status.servers:
             yield Text()
-            yield _servers(status.servers, width)
-        if status.notes:
+            yield server_lines(status, width)
+            alone = unbacked_line(status)
+            if alone is not None:
+                yield alone
+        if self._events:
             yield Text()
-            yield _notes(status.notes)
+            yield event_lines(status, self._events)
+        told = {decision_note(event) for event in status.journal} if self._events else set()
+        notes = tuple(note for note in status.notes if note not in told)
+        if notes:
+            yield Text()
+            yield _notes(notes)
 
 
-def render(status: Status, history: History | None = None, rows: int | None = None) -> RunPicture:
+def render(
+    status: Status, history: History | None = None, rows: int | None = None, events: int = 0
+) -> RunPicture:
     """The picture of a run at this moment.
 
     rows: the most workers listed; the others are counted in one line. None lists all.
+    events: so many of the supervisor's latest decisions with their reasons.
     """
-    return RunPicture(status, history or History(), rows)
+    return RunPicture(status, history or History(), rows, min(events, len(status.journal)))
 
 
 def plain_line(status: Status, history: History) -> str:
     """The same in one line of text, for logs and pipes."""
     if status.phase == "waiting":
         return f"waiting: {status.reason or 'servers and workers are starting'}"
+    if status.waiting_for:
+        return f"waiting for {status.waiting_for}"
     parts = [status.phase if status.phase != "training" else f"{figures.duration(status.seconds)}"]
     if status.epochs:
         parts.append(f"epoch {status.epoch}/{status.epochs}")
@@ -151,6 +168,8 @@ def _progress(status: Status, history: History, width: int) -> RenderResult:
     if status.phase == "waiting":
         yield Text(f" {status.reason or 'servers and workers are starting'}", style="yellow")
         return
+    if status.waiting_for:
+        yield Text(f" waiting for {status.waiting_for}", style="yellow")
     grid = Table.grid(padding=(0, 1))
     label = f" epoch {status.epoch} of {status.epochs}" if status.epochs else " training"
     share = status.samples / status.samples_total if status.samples_total else None
@@ -207,29 +226,6 @@ def _curves(status: Status, history: History, width: int) -> Table:
         f"test loss {figures.loss(evaluation.loss)}" if evaluation is not None else "",
     )
     return grid
-
-
-def _servers(servers: tuple[ServerStatus, ...], width: int) -> Padding:
-    """The servers one after the other, as many a line as fit."""
-    entries = [_server(server, width >= 92) for server in servers]
-    column = max(entry.cell_len for entry in entries) + 3
-    each = max(1, min(len(entries), (width - 1) // column))
-    grid = Table.grid(padding=(0, 3, 0, 0))
-    for start in range(0, len(entries), each):
-        grid.add_row(*entries[start : start + each])
-    return Padding(grid, (0, 0, 0, 1))
-
-
-def _server(server: ServerStatus, with_address: bool) -> Text:
-    line = Text.assemble(("● ", STATE_STYLE[server.state]), f"server {server.server}", no_wrap=True)
-    if server.state != "alive":
-        line.append(f" {server.state}", style=STATE_STYLE[server.state])
-    if with_address and server.url:
-        line.append(f" {server.url.removeprefix('http://')}", style="dim")
-    facts = [f"shard {shard}" for shard in server.shards]
-    facts.append(figures.plural(server.version, "update"))
-    line.append(" " + " · ".join(facts), style="dim")
-    return line
 
 
 def _notes(notes: tuple[str, ...]) -> Table:

@@ -15,12 +15,14 @@ from psedge.terminal import figures
 
 STATE_STYLE = {
     "alive": "green",
+    "suspect": "yellow",
     "idle": "yellow",
     "spare": "yellow",
     "left": "bright_black",
     "dead": "bold red",
 }
 _BAR_WIDTH = 10
+_STATE_WIDTH = 7
 _GAP = 2
 _NAME_MINIMUM, _NAME_LIMIT = 12, 30
 _DEVICE_MINIMUM, _DEVICE_LIMIT = 14, 32
@@ -40,6 +42,10 @@ class _Column:
 
 def _here(worker: WorkerStatus) -> bool:
     return worker.state in ("alive", "idle")
+
+
+def _state(worker: WorkerStatus) -> str:
+    return "suspect" if worker.suspect and _here(worker) else worker.state
 
 
 def _bar(worker: WorkerStatus, fastest: float) -> Text:
@@ -131,7 +137,7 @@ def worker_table(status: Status, width: int, rows: int | None = None) -> Table:
     name_width, device_width = _text_widths(shown, columns, width, len(more))
     table = Table(box=None, padding=(0, _GAP, 0, 0), header_style="dim", pad_edge=False)
     table.add_column(" worker", no_wrap=True, overflow="ellipsis", width=name_width)
-    table.add_column("state", no_wrap=True, width=5)
+    table.add_column("state", no_wrap=True, width=_STATE_WIDTH)
     if device_width:
         table.add_column("device", no_wrap=True, overflow="ellipsis", width=device_width)
     for column in columns:
@@ -151,8 +157,8 @@ def _row(
 ) -> list[Text | str]:
     style = "" if _here(worker) else "dim"
     cells: list[Text | str] = [
-        Text.assemble((" ● ", STATE_STYLE[worker.state]), (worker.name, style)),
-        Text(worker.state, style=STATE_STYLE[worker.state]),
+        Text.assemble((" ● ", STATE_STYLE[_state(worker)]), (worker.name, style)),
+        Text(_state(worker), style=STATE_STYLE[_state(worker)]),
     ]
     if device:
         cells.append(Text(worker.device, style="dim"))
@@ -169,7 +175,7 @@ def _text_widths(
 
     name_least: columns that the first column needs for other things than names.
     """
-    spare = width - 5 - _GAP - sum(column.width + _GAP for column in columns)
+    spare = width - _STATE_WIDTH - _GAP - sum(column.width + _GAP for column in columns)
     longest = max((len(worker.name) for worker in workers), default=0) + 3
     wanted = max(name_least, len(" worker"), min(_NAME_LIMIT, longest))
     if spare - _GAP - _GAP < _NAME_MINIMUM + _DEVICE_MINIMUM:
