@@ -18,7 +18,7 @@ from psedge.protocol.errors import DamagedError, FrameError
 from psedge.protocol.ports import Buffer
 from psedge.protocol.wire import HEADER_BYTES
 
-#: index, term, kind, 3 bytes of zeros, bytes of the body, XXH3-64 of what is before it and the body.
+#: index, term, kind, 3 bytes of zeros, bytes of the body, XXH3-64 of all that and the body.
 _HEADER = struct.Struct("<QIB3xIQ")
 ENTRY_HEADER_BYTES = _HEADER.size
 _CHECKED = _HEADER.size - 8

@@ -55,7 +55,7 @@ class Hello(msgspec.Struct, frozen=True):
 
 
 class HelloReply(msgspec.Struct, frozen=True):
-    """run: name of the run's folder. identity: tells this run from all others, also over a resume."""
+    """run: name of the run's folder. identity: tells this run from all others, resumed or not."""
 
     psedge: str
     wire: int

@@ -19,9 +19,9 @@ from psedge.protocol.errors import FrameError
 WIRE_VERSION = 4
 MAGIC = b"PSEG"
 
-#: magic, wire version, kind, flags, shard, term, worker, incarnation, sequence, version, clock, samples,
-#: codec, lossless, reply codec, reply lossless, status, content, deltas, staleness, lag, codec
-#: parameters, receive microseconds, buffers version, position, digest, payload bytes, buffers
+#: magic, wire version, kind, flags, shard, term, worker, incarnation, sequence, version, clock,
+#: samples, codec, lossless, reply codec, reply lossless, status, content, deltas, staleness, lag,
+#: codec parameters, receive microseconds, buffers version, position, digest, payload bytes, buffers
 #: bytes, counters bytes, CRC-32 of all bytes before it.
 _HEADER = struct.Struct("<4sHBBIIIQQQQIBBBBBBHII8sIQQQIIII")
 HEADER_BYTES = _HEADER.size
@@ -144,9 +144,9 @@ def decode_header(data: bytes | bytearray | memoryview) -> Header:
     if len(data) != HEADER_BYTES:
         raise FrameError(f"a frame header is {HEADER_BYTES} bytes, got {len(data)}")
     (
-        magic, wire_version, kind, flags, shard, term, worker, incarnation, sequence, version, clock,
-        samples, codec, lossless, reply_codec, reply_lossless, status, content, deltas, staleness,
-        lag, codec_parameters, receive_microseconds, buffers_version, position, digest,
+        magic, wire_version, kind, flags, shard, term, worker, incarnation, sequence, version,
+        clock, samples, codec, lossless, reply_codec, reply_lossless, status, content, deltas,
+        staleness, lag, codec_parameters, receive_microseconds, buffers_version, position, digest,
         payload_bytes, buffers_bytes, counters_bytes, checksum,
     ) = _HEADER.unpack(data)  # fmt: skip
     if magic != MAGIC:

@@ -390,8 +390,7 @@ def replica_of(
 ) -> Replica:
     """The copy that a snapshot and the entries after it lead to; it follows no reign yet.
 
-    Entries that the snapshot includes are passed over. Raises FrameError if the arrays do not fit,
-    DamagedError if the entries do not continue the snapshot.
+    Raises FrameError if the arrays do not fit, DamagedError if the entries do not continue them.
     """
     shard = shard_of(order, arrays, shard_type)
     replica = Replica(shard, server, at=order.at, terms=order.terms, role="recovered", keeps=keeps)
