@@ -138,7 +138,7 @@ class GuardedRig(Rig):
                 **{"store": "" if service.store is None else service.store.identity, **fields},
             )
             reply = await self.ask(messages.REGISTER, message)
-            service.entered(reply.server)
+            service.server = reply.server
             service.renew(self.server_clock.now() + reply.lease_seconds)
 
     async def restart_with_disk(self, server: int, incarnation: int, run: str) -> None:

@@ -235,11 +235,13 @@ class StorageConformance:
     def test_a_file_is_appended_to_while_it_is_forced_to_disk(self):
         async def scenario(storage):
             await storage.append("log", b"0")
-            await asyncio.gather(*(
-                work
-                for digit in b"123456789"
-                for work in (storage.sync("log"), storage.append("log", bytes([digit])))
-            ))
+            await asyncio.gather(
+                *(
+                    work
+                    for digit in b"123456789"
+                    for work in (storage.sync("log"), storage.append("log", bytes([digit])))
+                )
+            )
             assert sorted(await storage.read("log")) == sorted(b"0123456789")
 
         self.run(scenario)

@@ -1,4 +1,4 @@
-"""The roster settles what a leaver held, whatever becomes of the request that said goodbye."""
+"""The roster settles what a leaver held, and what was lost with a server, exactly once."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from psedge.supervisor.roster import Roster
 class SlowFleet:
     """Servers that hear of a change once they are let."""
 
-    assigned = True
+    assigned = replaced = True
 
     def __init__(self) -> None:
         self.heard = asyncio.Event()
@@ -33,26 +33,68 @@ async def saved() -> None:
     """No book."""
 
 
+def made() -> tuple[Roster, DataPlan, Membership, SlowFleet]:
+    """A roster with worker 0, incarnation 7, who holds 16 samples."""
+    plan, membership, fleet = DataPlan.shared(64, 64), Membership(10.0), SlowFleet()
+    state: Any = SimpleNamespace(
+        membership=membership,
+        plan=plan,
+        fleet=fleet,
+        ended=False,
+        save_plan=saved,
+        note=lambda text: None,
+        decided=lambda *_: None,
+    )
+    clock: Any = SimpleNamespace(now=lambda: 0.0)
+    membership.join("pi", 7, 0.0)
+    assert plan.claim(0, 7, 16) is not None
+    return Roster(state, clock), plan, membership, fleet
+
+
+async def turns() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
 def test_samples_go_back_even_if_the_request_is_cancelled_meanwhile() -> None:
     async def main() -> None:
-        plan, membership, fleet = DataPlan.shared(64, 64), Membership(10.0), SlowFleet()
-        state: Any = SimpleNamespace(
-            membership=membership, plan=plan, fleet=fleet, ended=False, save_plan=saved
-        )
-        clock: Any = SimpleNamespace(now=lambda: 0.0)
-        roster = Roster(state, clock)
-        entry = membership.join("pi", 7, 0.0)
-        assert plan.claim(entry.worker, 7, 16) is not None
-        goodbye = asyncio.ensure_future(roster.leave(entry.worker, 7))
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
+        roster, plan, _, fleet = made()
+        goodbye = asyncio.ensure_future(roster.leave(0, 7))
+        await turns()
         goodbye.cancel()
         with pytest.raises(asyncio.CancelledError):
             await goodbye
-        assert plan.outstanding(entry.worker) == 16
+        assert plan.outstanding(0) == 16
         fleet.heard.set()
-        for _ in range(5):
-            await asyncio.sleep(0)
-        assert plan.outstanding(entry.worker) == 0
+        await turns()
+        assert plan.outstanding(0) == 0
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("idle", "replaced", "confirmed", "found"),
+    [
+        (True, True, True, True),
+        (False, True, True, False),
+        (True, False, True, False),
+        (True, True, False, False),
+    ],
+)
+def test_pushes_that_were_lost_with_a_primary_are_made_up_for(
+    *, idle: bool, replaced: bool, confirmed: bool, found: bool
+) -> None:
+    """Only a worker that has pushed all it had can miss any, and only after a fail-over."""
+
+    async def main() -> None:
+        roster, plan, membership, fleet = made()
+        membership.set_idle(0, 7, idle)
+        fleet.replaced = replaced
+        if confirmed:
+            fleet.heard.set()
+        roster.find_lost()
+        await turns()
+        assert (membership.entry(0, 7) is None) == found
+        assert plan.outstanding(0) == (0 if found else 16)
 
     asyncio.run(main())

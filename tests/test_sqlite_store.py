@@ -13,7 +13,7 @@ import pytest
 from store_conformance import StoreConformance
 
 from psedge.protocol.errors import ConfigError
-from psedge.supervisor.sqlite_store import FILE, FORMAT, SqliteStore
+from psedge.supervisor.sqlite_store import FILE, FORMAT, RESERVED_BYTES, SqliteStore
 from psedge.supervisor.store import StoreError
 
 
@@ -144,17 +144,23 @@ def test_another_program_that_holds_it_locked(tmp_path, monkeypatch):
     holder.close()
 
 
-def test_a_full_disk_changes_nothing_until_there_is_room(tmp_path):
+def test_a_full_disk_stops_nothing_soon_and_loses_nothing_then(tmp_path):
     async def story() -> None:
         store = await SqliteStore.open(tmp_path / FILE, pytest.fail)
         await store.commit({"a": b"1"})
+        sizes = [path.stat().st_size for path in sorted(tmp_path.iterdir())]
         pages = await store._run(lambda: store._base.execute("PRAGMA page_count").fetchone()[0])
         await store._run(lambda: store._base.execute(f"PRAGMA max_page_count = {pages}"))
+        for number in range(200):
+            await store.commit({"a": b"%d" % number, f"k{number}": bytes(1000)})
+        assert [path.stat().st_size for path in sorted(tmp_path.iterdir())] == sizes
         with pytest.raises(StoreError, match="the disk is full"):
-            await store.commit({"a": b"2", "b": bytes(100_000)})
-        assert await store.read() == {"a": b"1"}
+            await store.commit({"a": b"2", "b": bytes(2 * RESERVED_BYTES)})
+        rows = await store.read()
+        assert rows["a"] == b"199"
+        assert "b" not in rows
         await store._run(lambda: store._base.execute("PRAGMA max_page_count = 100000"))
-        await store.commit({"a": b"2", "b": bytes(100_000)})
+        await store.commit({"a": b"2", "b": bytes(2 * RESERVED_BYTES)})
         assert (await store.read())["a"] == b"2"
         await store.close()
 

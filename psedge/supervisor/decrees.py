@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Callable, Coroutine, Iterable
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from psedge.protocol.errors import PsedgeError
 from psedge.protocol.replicas import Reign
 from psedge.supervisor.server_list import ServerList
 from psedge.supervisor.shard_table import Decision, ShardTable
@@ -20,15 +21,21 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+def _unrecorded(decision: Decision) -> None:
+    """Nobody wants to know."""
+
+
 class Decrees:
     """The shard table of a run, with what makes it last.
 
-    book: None: the run is over when the supervisor is.
+    book: None: the run is over when the supervisor is. record: takes each decision before it is
+    stored, so that the journal, which goes to the same store, can never lack it.
     """
 
     def __init__(self, servers: ServerList) -> None:
         self.table = ShardTable()
         self.book: Book | None = None
+        self.record: Callable[[Decision], None] = _unrecorded
         self._servers = servers
         self._one_at_a_time = asyncio.Lock()
         self._under_way: set[asyncio.Task[Any]] = set()
@@ -53,6 +60,9 @@ class Decrees:
         async with self._one_at_a_time:
             decisions = list(propose())
             reigns: list[Reign] = [each.reign for each in decisions if each.reign is not None]
+            for each in decisions:
+                if each.reign is not None:
+                    self.record(each)
             if reigns:
                 if self.book is not None:
                     await self.book.save_shards(self.table.export(reigns), self._servers.records())
@@ -78,5 +88,12 @@ class Decrees:
         stored and what is in force must not part."""
         task = asyncio.ensure_future(work)
         self._under_way.add(task)
-        task.add_done_callback(self._under_way.discard)
+        task.add_done_callback(self._finished)
         return await asyncio.shield(task)
+
+    def _finished(self, task: asyncio.Task[Any]) -> None:
+        self._under_way.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not isinstance(error, PsedgeError):
+            # Whoever asked may be gone; a mistake in the program must not go unseen.
+            raise error

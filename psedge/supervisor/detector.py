@@ -38,7 +38,16 @@ _DEAD_DEVIATIONS = NormalDist().inv_cdf(1 - 10**-DEAD_PHI)
 class PhiAccrual:
     """Of one node. Intervals are kept in whole milliseconds, so that their sums stay exact."""
 
-    __slots__ = ("_expected", "_fixed", "_heard_at", "_next", "_squares", "_sum", "_window")
+    __slots__ = (
+        "_expected",
+        "_fixed",
+        "_heard_at",
+        "_longest",
+        "_next",
+        "_squares",
+        "_sum",
+        "_window",
+    )
 
     def __init__(self, now: float, expected_seconds: float, lease_seconds: float | None) -> None:
         """now: of its first sign of life. expected_seconds: between two of them.
@@ -48,6 +57,7 @@ class PhiAccrual:
         self._heard_at = now
         self._expected = expected_seconds
         self._fixed = lease_seconds
+        self._longest = longest_lease(expected_seconds, None)
         self._window = array("I")
         self._next = 0
         self._sum = 0
@@ -55,18 +65,20 @@ class PhiAccrual:
 
     def heard(self, now: float) -> None:
         """A sign of life. Time that went backwards counts as none."""
-        if now <= self._heard_at:
+        passed = now - self._heard_at
+        if passed <= 0:
             return
-        interval = min(round((now - self._heard_at) * 1000), self._longest_milliseconds())
         self._heard_at = now
-        if len(self._window) < WINDOW:
-            self._window.append(interval)
+        interval = int(min(passed, self._longest) * 1000)
+        window, place = self._window, self._next
+        if len(window) < WINDOW:
+            window.append(interval)
         else:
-            old = self._window[self._next]
+            old = window[place]
             self._sum -= old
             self._squares -= old * old
-            self._window[self._next] = interval
-        self._next = (self._next + 1) % WINDOW
+            window[place] = interval
+        self._next = place + 1 if place + 1 < WINDOW else 0
         self._sum += interval
         self._squares += interval * interval
 
@@ -89,7 +101,7 @@ class PhiAccrual:
             return self._fixed
         mean, deviation = self._normal()
         lease = mean + _DEAD_DEVIATIONS * deviation
-        return min(max(lease, SHORTEST_LEASE_SECONDS), longest_lease(self._expected, None))
+        return min(max(lease, SHORTEST_LEASE_SECONDS), self._longest)
 
     def suspect(self, now: float) -> bool:
         return self.phi(now) >= SUSPECT_PHI
@@ -110,9 +122,6 @@ class PhiAccrual:
         squares = self._squares / 10**6 + prior * (self._expected**2 + spread**2)
         deviation = math.sqrt(max(squares / count - mean**2, 0.0))
         return mean, max(deviation, DEVIATION_FLOOR_SECONDS, DEVIATION_FLOOR * self._expected)
-
-    def _longest_milliseconds(self) -> int:
-        return round(longest_lease(self._expected, None) * 1000)
 
 
 def longest_lease(expected_seconds: float, lease_seconds: float | None) -> float:

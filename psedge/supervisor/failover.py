@@ -128,7 +128,7 @@ def _promotion(view: View) -> Decision:
     lost = max(view.told.index - best.at.index, 0)
     certain = _has_everything(view)
     reason = f"{view.evidence or 'its reign was interrupted'}; server {best.holder}"
-    if best is primary:
+    if best is primary and not best.returned:
         reason = f"server {best.holder} answers again and goes on in a new term"
     elif best.returned:
         reason += f" brings its log back from disk, up to entry {best.at.index}"
@@ -138,7 +138,15 @@ def _promotion(view: View) -> Decision:
         reason += f"; at least {lost} acknowledged entries are lost"
     elif not certain:
         reason += "; acknowledged entries that only the others had may be lost"
-    return Decision("promote", reason, view.reign.shard, best.holder, lost=lost, certain=certain)
+    return Decision(
+        "promote",
+        reason,
+        view.reign.shard,
+        best.holder,
+        lost=lost,
+        certain=certain,
+        from_disk=best.returned,
+    )
 
 
 def _has_everything(view: View) -> bool:

@@ -8,7 +8,7 @@ what becomes of it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 import msgspec
 
@@ -16,6 +16,7 @@ from psedge.config import ClusterConfig
 from psedge.protocol.address import Address
 from psedge.protocol.bundle import pack
 from psedge.protocol.calls import ask_bytes
+from psedge.protocol.errors import RefusedError, UnreachableError
 from psedge.protocol.messages import SHARD_ASSIGN, Register, ShardAddress
 from psedge.protocol.ports import Transport
 from psedge.protocol.replicas import Peer, Position, Reign, ReplicaState
@@ -36,6 +37,7 @@ class Fleet:
     """All servers of a run, in the order in which they registered, and what they hold.
 
     moved: set when workers have to look for a primary elsewhere, then replaced.
+    replaced: whether the first shard has had another primary than it began with.
     beside: incarnation of the server in the supervisor's own process, None if there is none.
     """
 
@@ -53,6 +55,7 @@ class Fleet:
         self.replication = replication
         self.beside: int | None = None
         self.moved = asyncio.Event()
+        self.replaced = False
         self.map_revision = 0
         self._transport = transport
         self._token = token
@@ -102,6 +105,7 @@ class Fleet:
         self._assignments = {assignment.shard: assignment for assignment in assignments}
         parts = [entry for entry in self.servers if table.held_by(entry.server)]
         self._lossless = lossless_of_all(parts)
+        self.replaced = True
         self.follow()
 
     def forget(self) -> None:
@@ -165,6 +169,7 @@ class Fleet:
             if before.get(reign.shard) != reign.primary:
                 # It may never have heard who the workers are.
                 entry.revision = -1
+                self.replaced = self.replaced or (reign.shard == 0 and bool(before))
         if self.map_revision != self.table.map_revision:
             self.map_revision = self.table.map_revision
             self.moved.set()
@@ -179,9 +184,10 @@ class Fleet:
         again after it failed, it begins anew, in terms higher than any before.
         """
         live = self.list.live() or self.servers
-        self._assignments = {}
+        self._assignments, self._published = {}, {}
         self._progress = ProgressTable()
         self._reports = {}
+        self.replaced = False
         for entry in self.servers:
             entry.revision = -1
         await self.decrees.open(lambda: self._opening(len(assignments), live))
@@ -190,12 +196,7 @@ class Fleet:
             (assignment.shard, pack(self._order(assignment, state), arrays))
             for assignment, (state, arrays) in pairs
         ]
-        calls = [self._hand_out(shard, body) for shard, body in bodies]
-        # All are waited for: a late one must not meet the next try.
-        outcomes = await asyncio.gather(*calls, return_exceptions=True)
-        for outcome in outcomes:
-            if isinstance(outcome, BaseException):
-                raise outcome
+        await _all(self._hand_out(shard, body) for shard, body in bodies)
         self._lossless = lossless_of_all(live)
         self._assignments = {assignment.shard: assignment for assignment in assignments}
         self.follow()
@@ -224,23 +225,24 @@ class Fleet:
         reign = self.table.reign(shard)
         assert reign is not None
         holders = (reign.primary, *reign.backups)
-        outcomes = await asyncio.gather(
-            *(self._assign_to(self.servers[peer.server], body) for peer in holders),
-            return_exceptions=True,
-        )
-        for outcome in outcomes:
-            if isinstance(outcome, BaseException):
-                raise outcome
+        await _all(self._assign_to(self.servers[peer.server], body) for peer in holders)
 
     async def _assign_to(self, entry: ServerEntry, body: bytes) -> None:
-        await ask_bytes(
-            self._transport,
-            Address(entry.url, self._token),
-            SHARD_ASSIGN,
-            [body],
-            limit_bytes=2**16,
-            timeout_seconds=BULK_TIMEOUT_SECONDS,
-        )
+        """Raises RefusedError `not-ready` if the server is not there: it may be again soon, and
+        others may take its place."""
+        try:
+            await ask_bytes(
+                self._transport,
+                Address(entry.url, self._token),
+                SHARD_ASSIGN,
+                [body],
+                limit_bytes=2**16,
+                timeout_seconds=BULK_TIMEOUT_SECONDS,
+            )
+        except UnreachableError as error:
+            raise RefusedError(
+                "not-ready", f"server {entry.server} does not take its shards: {error}"
+            ) from error
 
     def behind(self, revision: int) -> list[ServerEntry]:
         """Live primaries that do not know the members of this revision."""
@@ -275,6 +277,9 @@ class Fleet:
                 return
 
     def _take(self, entry: ServerEntry, report: ServerReport, now: float) -> None:
+        if report.incarnation != entry.incarnation:
+            # Another process answers at the address of a dead one.
+            return
         entry.heard(now)
         entry.take_replicas(report.replicas)
         self._hear_of(report.replicas)
@@ -345,3 +350,11 @@ class Fleet:
         reports = [entry.report for entry in self.servers if entry.report is not None]
         received = sum(report.bytes_received for report in reports)
         return received, sum(report.bytes_sent for report in reports)
+
+
+async def _all(calls: Iterable[Awaitable[None]]) -> None:
+    """Wait for all, whatever they come to: a late one must not meet the next try. Raises what the
+    first of those raised that failed."""
+    for outcome in await asyncio.gather(*calls, return_exceptions=True):
+        if isinstance(outcome, BaseException):
+            raise outcome

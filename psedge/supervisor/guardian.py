@@ -11,16 +11,21 @@ import asyncio
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
+import msgspec
+
 from psedge.protocol.errors import PsedgeError, RefusedError, UnreachableError
 from psedge.protocol.ports import Clock
 from psedge.supervisor.failover import View, decide
 from psedge.supervisor.run_state import RunState
 from psedge.supervisor.server_calls import ServerCalls
 from psedge.supervisor.server_list import ServerEntry
-from psedge.supervisor.set_keeper import Note, SetKeeper
+from psedge.supervisor.set_keeper import SetKeeper
 from psedge.supervisor.shard_table import Decision
 from psedge.supervisor.shard_view import Sealing, evidence_of, view_of
 from psedge.supervisor.waits import until
+
+#: Takes what has been decided, about which kind of thing, which one, and why.
+Note = Callable[[str, str, str, str], None]
 
 #: A server that was silent for so many heartbeats is asked whether it is there.
 PROBE_BEATS = 2.5
@@ -105,7 +110,7 @@ class Guardian:
         for entry in self._fleet.list.expire(now):
             if entry.server not in self._mourned:
                 self._mourned.add(entry.server)
-                self._note("server", f"server {entry.server}", "dead", evidence_of(entry))
+                self._note("server", f"server {entry.server}", "dead", evidence_of(entry, now))
         for entry in self._fleet.servers:
             self._probe_if_silent(entry, now)
         if self._state.ended or self.failure is not None or not self._fleet.assigned:
@@ -220,10 +225,17 @@ class Guardian:
             if error.code == "stale-term" and self._sealings.get(shard) is sealing:
                 # It has promised more than this: begin anew, higher.
                 del self._sealings[shard]
-            elif error.code in ("not-ready", "not-found"):
-                sealing.empty.add(holder.server)
+            elif error.code == "not-ready":
+                sealing.without.setdefault(holder.server, self._clock.now())
             return
         except PsedgeError:
+            return
+        if state.server != holder.server:
+            # At the address of a process that is dead another one may answer by now; without a
+            # number it may be the same one, which is registering anew.
+            if state.server >= 0 and not holder.gone:
+                holder.prove_gone(f"another process answers at {holder.url}")
+                self.wake()
             return
         if state.term == sealing.term:
             holder.heard(self._clock.now())
@@ -240,12 +252,18 @@ class Guardian:
         learners = self._learners_of(view, entry)
 
         def propose() -> Decision:
-            return table.promoted(
+            promoted = table.promoted(
                 shard,
                 sealing.term,
                 self._fleet.peer(entry),
                 [self._fleet.peer(each) for each in learners],
                 decision.reason,
+            )
+            return msgspec.structs.replace(
+                promoted,
+                lost=decision.lost,
+                certain=decision.certain,
+                from_disk=decision.from_disk,
             )
 
         reign = (await self._fleet.decrees.decree(propose)).reign
@@ -255,7 +273,6 @@ class Guardian:
         # Workers are sent to it once it knows, so that it does not send them away again.
         await self._keeper.tell(entry, reign)
         self._fleet.follow()
-        self._note("shard", f"shard {shard}", f"promote server {entry.server}", decision.reason)
         self._announce()
         for each in learners:
             self._start(self._keeper.tell(each, reign))

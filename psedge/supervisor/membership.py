@@ -228,6 +228,10 @@ class Membership:
         )
         return [self._entries[worker] for worker in sorted(latest)]
 
+    def changed_at(self, worker: int) -> int:
+        """The revision at which shards were last to hear of a worker."""
+        return self._changed_at.get(worker, 0)
+
     def export(self) -> MembershipState:
         return MembershipState(self.revision, self.entries())
 
@@ -250,7 +254,9 @@ class Membership:
         table.revision = state.revision + 1
         for entry in state.workers:
             if attached_at is not None and entry.live:
-                table._seen(msgspec.structs.replace(entry, seen_at=attached_at))
+                # Whoever is out of data says so again.
+                there = msgspec.structs.replace(entry, state="alive", seen_at=attached_at)
+                table._seen(there)
                 continue
             gone: State = "left" if entry.live else entry.state
             table._put(

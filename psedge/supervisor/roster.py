@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 
+from psedge.protocol.errors import PsedgeError
 from psedge.protocol.messages import Join
 from psedge.protocol.ports import Clock
 from psedge.supervisor.membership import WorkerEntry
@@ -76,6 +77,14 @@ class Roster:
             # cancelled with its connection; the leaver's samples go back all the same.
             await asyncio.shield(self._settle(entry))
 
+    def set_back(self) -> None:
+        """The first shard may have lost pushes that its workers count as done: they come in anew,
+        and what it does not know of goes back to the pool."""
+        for entry in self._state.membership.live():
+            left = self._state.membership.leave(entry.worker, entry.incarnation)
+            if left is not None:
+                self._settle(left)
+
     async def expire(self) -> None:
         """Give up the workers whose lease has run out."""
         now, fixed = self._clock.now(), self._state.experiment.cluster.lease_seconds
@@ -100,6 +109,27 @@ class Roster:
         if plan.finished and not was_finished:
             self.announce()
 
+    def find_lost(self) -> None:
+        """Find pushes that were lost with a primary of the first shard, though their workers heard
+        that they count: a worker has pushed all it had, and that shard has not seen all of it.
+
+        The worker joins anew, so that both count the same, and its samples are trained on again.
+        """
+        state, plan = self._state, self._state.plan
+        if plan is None or not state.fleet.replaced:
+            return
+        for entry in state.membership.live():
+            missing = plan.outstanding(entry.worker)
+            revision = state.membership.changed_at(entry.worker)
+            if entry.state != "idle" or not missing or not state.fleet.confirmed(revision):
+                continue
+            reason = f"{missing} samples that it pushed were lost with a server; they go back"
+            state.note(f"worker {entry.name}: {reason}")
+            state.decided("worker", entry.name, "join anew", reason)
+            left = state.membership.leave(entry.worker, entry.incarnation)
+            assert left is not None
+            self._settle(left)
+
     def _settle(self, entry: WorkerEntry, text: str = "") -> asyncio.Task[int]:
         task = asyncio.ensure_future(self._settled(entry, text))
         self._settling[entry.worker] = task
@@ -109,6 +139,10 @@ class Roster:
     def _forget(self, worker: int, task: asyncio.Task[int]) -> None:
         if self._settling.get(worker) is task:
             del self._settling[worker]
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not isinstance(error, PsedgeError):
+            # Nobody may wait for it; a mistake in the program must not go unseen.
+            raise error
 
     async def _settled(self, entry: WorkerEntry, text: str) -> int:
         """Returns the samples that went back. text: what to tell people besides."""

@@ -15,7 +15,8 @@ RESULT_FILE = "result.json"
 class ProgressRow(msgspec.Struct, frozen=True, tag_field="kind", tag="progress"):
     """How far training is.
 
-    samples: visited; samples_applied: without those of refused pushes. seconds: of training, earlier processes of a resumed run included.
+    samples: visited; samples_applied: without those of refused pushes.
+    seconds: of training, earlier processes of a resumed run included.
     epoch: passes over the data so far, as a fraction.
     train_loss: mean since the row before, None if nothing was pushed in between.
     contributors: workers whose gradients are in the latest update, of the shard with the fewest.

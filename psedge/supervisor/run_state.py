@@ -55,6 +55,8 @@ class RunState:
         self.experiment = setup.experiment
         self.model: ModelState | None = setup.model
         self.book = book
+        if book is not None:
+            book.notify = self.note
         kept = book.restored() if book is not None else None
         self.journal = Journal(kept.journal if kept is not None else ())
         self.phase: Phase = "waiting"

@@ -32,9 +32,10 @@ from psedge.supervisor.server_calls import ServerCalls
 from psedge.supervisor.server_desk import ServerDesk
 from psedge.supervisor.set_keeper import SetKeeper
 from psedge.supervisor.setup import RunSetup
+from psedge.supervisor.shard_table import Decision
 from psedge.supervisor.start import go_back, prepare
 from psedge.supervisor.status import status_of
-from psedge.supervisor.store import ConflictError
+from psedge.supervisor.store import LeftAloneError
 from psedge.supervisor.waits import until
 from psedge.supervisor.worker_desk import WorkerDesk
 
@@ -65,6 +66,7 @@ class Supervisor:
         """
         self.state = RunState(setup, transport, token, notify, clock, book)
         self.state.fleet.beside = beside
+        self.state.fleet.decrees.record = self._decreed
         prepare(self.state, clock.now())
         note = self.state.note
         store = CheckpointStore(storage, setup.experiment.checkpoint.keep, note)
@@ -74,7 +76,7 @@ class Supervisor:
         self._lost: str | None = None
         self._roster = Roster(self.state, clock)
         calls = ServerCalls(transport, token)
-        sets = SetKeeper(self.state.fleet, calls, clock, self._decided)
+        sets = SetKeeper(self.state.fleet, calls, clock)
         self._guardian = Guardian(
             self.state,
             calls,
@@ -138,7 +140,8 @@ class Supervisor:
     async def run(self) -> None:
         """Watch over the run until it has ended and its last checkpoint is on disk.
 
-        Raises ConflictError when another supervisor has taken the run over.
+        Raises LeftAloneError when this supervisor has to end and the run does not, for instance
+        because another one has taken it over.
         """
         state = self.state
         beat = state.experiment.cluster.heartbeat_seconds
@@ -151,8 +154,7 @@ class Supervisor:
                 if self._guardian.failure is not None:
                     raise self._guardian.failure
                 await self._tick()
-        except ConflictError:
-            # The run is another supervisor's now: nobody must hear from this one that it has ended.
+        except LeftAloneError:
             raise
         except PsedgeError as error:
             await self._end("failed", str(error))
@@ -182,6 +184,8 @@ class Supervisor:
             return
         await self._roster.tell_again()
         await self._attachment.tick()
+        if state.attaching:
+            return
         if self.state.stop_reason is not None:
             await self._wait_for_workers_to_leave()
             unsaved = await self._keep_last(evaluate=False)
@@ -191,6 +195,7 @@ class Supervisor:
         if state.phase != "training":
             return
         self._roster.count_visited()
+        self._roster.find_lost()
         if state.plan is not None and state.plan.finished:
             await self._wait_for_last_pushes()
             await self._roster.broadcast()
@@ -211,6 +216,16 @@ class Supervisor:
         if self.state.attaching:
             return go_back(self.state, lost, self._keeper.samples_recorded)
         return f"{lost}; continue from the last checkpoint with --resume"
+
+    def _decreed(self, decision: Decision) -> None:
+        """Who holds a shard has been decided. Where it begins is no news for people."""
+        subject, what = f"shard {decision.shard}", f"{decision.action} server {decision.server}"
+        if decision.action == "open":
+            self.state.decided("shard", subject, what, decision.reason)
+        else:
+            self._decided("shard", subject, what, decision.reason)
+        if decision.shard == 0 and (decision.lost or not decision.certain or decision.from_disk):
+            self._roster.set_back()
 
     def _decided(self, kind: str, subject: str, decision: str, reason: str) -> None:
         """For people and for the journal."""

@@ -16,18 +16,14 @@ from psedge.supervisor.server_list import ServerEntry
 from psedge.supervisor.shard_table import Decision
 from psedge.supervisor.shard_view import evidence_of
 
-#: Takes what has been decided, about which kind of thing, which one, and why.
-Note = Callable[[str, str, str, str], None]
-
 
 class SetKeeper:
-    """Of all shards of a run. note: for people and the journal."""
+    """Of all shards of a run."""
 
-    def __init__(self, fleet: Fleet, calls: ServerCalls, clock: Clock, note: Note) -> None:
+    def __init__(self, fleet: Fleet, calls: ServerCalls, clock: Clock) -> None:
         self._fleet = fleet
         self._calls = calls
         self._clock = clock
-        self._note = note
         self._back_off = BackOff()
 
     async def change(self, change: SetChange) -> Reign:
@@ -59,7 +55,7 @@ class SetKeeper:
             return None
         for peer in (*reign.backups, *reign.learners):
             if self._fleet.servers[peer.server].dead:
-                return self._amend(reign, self._without(reign, peer))
+                return self._amend(reign, self._without(reign, peer, now))
         wanted = self._fleet.replication.replicas
         if 1 + len(reign.backups) + len(reign.learners) >= wanted:
             return None
@@ -109,8 +105,8 @@ class SetKeeper:
         stores = {self._fleet.servers[peer.server].store for peer in members}
         return bool(entry.store) and entry.store in stores
 
-    def _without(self, reign: Reign, peer: Peer) -> Callable[[], Decision]:
-        why, table = evidence_of(self._fleet.servers[peer.server]), self._fleet.table
+    def _without(self, reign: Reign, peer: Peer, now: float) -> Callable[[], Decision]:
+        why, table = evidence_of(self._fleet.servers[peer.server], now), self._fleet.table
         if reign.role_of(peer.server) == "backup":
             return lambda: table.dropped(reign.shard, reign.term, peer.server, why)
         return lambda: table.dismissed(reign.shard, peer.server, why)
@@ -138,11 +134,8 @@ class SetKeeper:
             await self.tell(self._fleet.servers[before.primary.server], decision.reign)
 
     def _changed(self, decision: Decision) -> None:
-        shard, entry = decision.shard, self._fleet.servers[decision.server]
-        now, reason = self._clock.now(), decision.reason
+        url, now = self._fleet.servers[decision.server].url, self._clock.now()
         if decision.action == "drop":
-            wait = self._back_off.dropped(shard, entry.url, now)
-            reason = f"{reason}; it may come back after {wait:.0f} s"
+            self._back_off.dropped(decision.shard, url, now)
         elif decision.action == "admit":
-            self._back_off.admitted(shard, entry.url, now)
-        self._note("shard", f"shard {shard}", f"{decision.action} server {entry.server}", reason)
+            self._back_off.admitted(decision.shard, url, now)

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 STATE_LIMIT_BYTES = 16 * 2**30
 BULK_TIMEOUT_SECONDS = 600.0
 #: How often a shard's state is asked for where its primary may be replaced, and the longest wait
-#: for another one.
-STATE_TRIES = 3
-STATE_WAIT_SECONDS = 10.0
+#: between two tries.
+STATE_TRIES = 30
+STATE_WAIT_SECONDS = 1.0
 
 Arrays = Mapping[str, NDArray[Any]]
 Found = dict[int, tuple[ShardOrder, Arrays]]

@@ -46,6 +46,7 @@ class Decision(msgspec.Struct, frozen=True):
 
     server: whom it is about, -1: nobody. reign: the one that follows, None: it stays.
     lost: acknowledged entries that are known to be gone. certain: False: there may be more.
+    from_disk: who is promoted has read its log from a disk, which may have been damaged.
     """
 
     action: str
@@ -55,6 +56,7 @@ class Decision(msgspec.Struct, frozen=True):
     reign: Reign | None = None
     lost: int = 0
     certain: bool = True
+    from_disk: bool = False
 
 
 class ShardTable:

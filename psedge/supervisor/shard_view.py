@@ -6,22 +6,27 @@ from dataclasses import dataclass, field
 
 from psedge.protocol.replicas import Position, Reign
 from psedge.server.config import DurabilityConfig
-from psedge.supervisor.failover import Copy, Fate, View
+from psedge.supervisor.failover import SEAL_PATIENCE_SECONDS, Copy, Fate, View
 from psedge.supervisor.server_list import ServerEntry, ServerList
+
+#: The last copies of a shard that are only silent are given so long at least: a switch or a router
+#: may be starting anew, and nothing is gained by giving up.
+LAST_COPIES_SECONDS = 60.0
 
 
 @dataclass(slots=True)
 class Sealing:
     """Copies of a shard that are asked to promise a term.
 
-    sealed: by server that has promised it, its latest entry. empty: servers that hold no copy after
-    all. asked_at: when each was asked last. returned_at: when the first copy from a disk promised.
+    sealed: by server that has promised it, its latest entry. without: since when servers that were
+    asked say that they have no copy. asked_at: when each was asked last. returned_at: when the
+    first copy from a disk promised.
     """
 
     term: int
     began_at: float
     sealed: dict[int, Position] = field(default_factory=dict)
-    empty: set[int] = field(default_factory=set)
+    without: dict[int, float] = field(default_factory=dict)
     asked_at: dict[int, float] = field(default_factory=dict)
     returned_at: float | None = None
 
@@ -46,24 +51,24 @@ def view_of(
         reign=reign,
         primary=members[0],
         backups=tuple(members[1:]),
-        evidence=evidence_of(primary),
+        evidence=evidence_of(primary, now),
         told=told,
         sealing_seconds=None if sealing is None else now - sealing.began_at,
         returned_seconds=None if returned_at is None else now - returned_at,
         lease_over=now > primary.granted_until,
         durable=durable,
         synced=durability.log == "always",
-        lost_after=servers.longest_lease,
+        lost_after=max(servers.longest_lease, LAST_COPIES_SECONDS),
     )
 
 
-def evidence_of(entry: ServerEntry) -> str:
+def evidence_of(entry: ServerEntry, now: float) -> str:
     """What speaks against a server, in words; nothing if it is there."""
     where = f"server {entry.server} at {entry.url}"
     if entry.gone:
         return f"{where} is dead: {entry.proof}"
     if entry.dead:
-        return f"{where} is silent for {entry.detector.lease_seconds():.3g} s"
+        return f"{where} is silent for {entry.detector.silence(now):.0f} s"
     return ""
 
 
@@ -86,7 +91,7 @@ def _copy_of(
     at = None if sealing is None else sealing.sealed.get(holder.server)
     return Copy(
         entry.server,
-        "gone" if read_in_vain else _fate_of(holder, sealing, durable),
+        "gone" if read_in_vain else _fate_of(shard, holder, sealing, durable, now),
         holder.server,
         stopped=entry.gone,
         at=Position() if at is None else at,
@@ -94,13 +99,19 @@ def _copy_of(
     )
 
 
-def _fate_of(holder: ServerEntry, sealing: Sealing | None, durable: bool) -> Fate:
-    if sealing is not None and holder.server in sealing.empty:
-        return "gone"
+def _fate_of(
+    shard: int, holder: ServerEntry, sealing: Sealing | None, durable: bool, now: float
+) -> Fate:
     if holder.gone:
         return "away" if durable and holder.store else "gone"
     if holder.dead:
         return "silent"
-    if sealing is not None and holder.server in sealing.sealed:
+    if sealing is None:
+        return "live"
+    if holder.server in sealing.sealed:
         return "sealed"
-    return "live"
+    # One that is just starting says the same, so it has to say so for a while, and its heartbeats
+    # too.
+    since = sealing.without.get(holder.server)
+    is_without = since is not None and now - since >= SEAL_PATIENCE_SECONDS
+    return "gone" if is_without and holder.attached and shard not in holder.keeps else "live"

@@ -198,8 +198,11 @@ class WorkerDesk:
         except OutOfStepError:
             return ClaimReply("rejoin")
         if found is not None:
+            # At once: who is idle holds nothing.
+            returns = state.membership.set_idle(worker, incarnation, False)
             await state.save_plan()
-            await self._roster.set_idle(worker, incarnation, False)
+            if returns:
+                await self._roster.broadcast()
             if state.membership.entry(worker, incarnation) is None:
                 # Meanwhile it was taken for dead, and what it held went back.
                 return ClaimReply("rejoin")

@@ -1,0 +1,121 @@
+"""What was decided outlives the supervisor, and what was logged outlives the servers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from guardian_rig import GuardedRig
+from supervisor_rig import run
+
+
+def test_every_reign_is_in_the_book_before_a_server_hears_of_it(tmp_path: Path) -> None:
+    async def story() -> None:
+        rig = GuardedRig(tmp_path)
+        book = await rig.book()
+        rig.supervise(book)
+        stored: list[int] = []
+        save = book.save_shards
+
+        async def watched(table, servers) -> None:  # type: ignore[no-untyped-def]
+            await save(table, servers)
+            stored.append(max((reign.revision for reign in table.reigns), default=-1))
+            heard = [
+                state.revision for service in rig.services for state in service.report().replicas
+            ]
+            assert max(heard, default=-1) <= stored[-1]
+
+        book.save_shards = watched  # type: ignore[method-assign]
+        await rig.training()
+        rig.kill(1)
+        await rig.shards((await rig.shards(-1)).revision, 1)
+        assert rig.reign(1).primary.server == 0
+        assert stored[-1] >= 1
+        await book.close()
+
+    run(story())
+
+
+def test_a_supervisor_that_was_started_anew_goes_on(tmp_path: Path) -> None:
+    """Same numbers, same terms; who died meanwhile is replaced."""
+
+    async def story() -> None:
+        rig = GuardedRig(tmp_path)
+        book = await rig.book()
+        rig.supervise(book)
+        await rig.training()
+        await rig.pass_time(3, 0, 1)
+        revision = rig.fleet.map_revision
+        await book.close()
+        book = await rig.book()
+        rig.clock.seconds = 5.0
+        rig.supervise(book)
+        assert rig.fleet.map_revision == revision
+        assert not any(entry.attached for entry in rig.fleet.servers)
+        rig.kill(1)
+        await rig.pass_time(1, 0)
+        await rig.pass_time(1, 0)
+        assert [entry.attached for entry in rig.fleet.servers] == [True, False]
+        assert [rig.reign(shard).primary.server for shard in (0, 1)] == [0, 0]
+        assert rig.reign(1).term == 2
+        assert rig.fleet.map_revision > revision
+        await book.close()
+
+    run(story())
+
+
+def test_a_fail_over_that_an_earlier_supervisor_began_is_finished(tmp_path: Path) -> None:
+    async def story() -> None:
+        rig = GuardedRig(tmp_path)
+        book = await rig.book()
+        rig.supervise(book)
+        await rig.training()
+        await rig.fleet.decrees.reserve(1)
+        await book.close()
+        book = await rig.book()
+        rig.supervise(book)
+        await rig.pass_time(2, 0, 1)
+        reign = rig.reign(1)
+        assert reign.term == 3, "copies may have promised the second"
+        copy = rig.copy(reign.primary.server, 1)
+        assert copy is not None
+        assert (copy.role, copy.term) == ("primary", 3)
+        await book.close()
+
+    run(story())
+
+
+def test_logs_that_come_back_from_disk_go_on_where_they_ended(tmp_path: Path) -> None:
+    """A power cut of all servers: the copy with the longest log becomes the primary."""
+
+    async def story() -> None:
+        rig = GuardedRig(tmp_path, sections={"durability": {"log": "always"}})
+        book = await rig.book()
+        rig.supervise(book)
+        for server in (0, 1):
+            await rig.open_disk(server, book.identity)
+        await rig.training()
+        ends = [rig.copy(shard, shard) for shard in (0, 1)]
+        for server in (0, 1):
+            rig.kill(server)
+            await rig.services[server].close()
+        await rig.pass_time(5)
+        assert any("waiting for the log of servers 0, 1" in note for note in rig.notes)
+        await rig.restart_with_disk(0, 100, book.identity)
+        await rig.pass_time(3, 0)
+        assert [rig.reign(shard).term for shard in (0, 1)] == [1, 1], "the other may have more"
+        await rig.restart_with_disk(1, 101, book.identity)
+        await rig.pass_time(3, 0, 1)
+        for shard, end in enumerate(ends):
+            reign = rig.reign(shard)
+            assert end is not None
+            assert reign.primary.server in (2, 3)
+            copy = rig.copy(reign.primary.server - 2, shard)
+            assert copy is not None
+            assert (copy.role, copy.term) == ("primary", reign.term)
+            assert copy.at.index > end.at.index, "what was, and the beginning of the term"
+            await rig.until(lambda: bool(rig.reign(shard).backups), 0, 1)  # noqa: B023
+        for service in rig.services:
+            await service.close()
+        await book.close()
+
+    run(story())
