@@ -332,3 +332,13 @@ def run(rig: Rig, story: Callable[[Rig], Coroutine[Any, Any, None]], **start: An
             await rig.close()
 
     asyncio.run(asyncio.wait_for(whole(), 60))
+
+
+def alike(rig: Rig, *nodes: int) -> bool:
+    """Whether these copies are at the same entry; they are then the same bit for bit."""
+    copies = [rig.nodes[node] for node in nodes]
+    if len({copy.replica.at for copy in copies}) > 1:
+        return False
+    assert all(copy.bits() == copies[0].bits() for copy in copies)
+    assert len({copy.replica.shard.digest() for copy in copies}) == 1
+    return True
