@@ -12,13 +12,16 @@ from psedge.protocol.address import Address
 from psedge.run_folder import server_folder
 
 
-def first_command(order: RunOrder, folder: Path, port: int, resume: bool) -> list[str]:
+def first_command(
+    order: RunOrder, folder: Path, port: int, resume: bool, *, from_checkpoint: bool = False
+) -> list[str]:
     """The process with the supervisor. port: 0 takes a free one."""
     arguments = ["server", str(order.config), "--port", str(port), "--data", str(order.data)]
     arguments += ["--out", str(folder)]
     for override in order.overrides:
         arguments += ["--set", override]
-    return [*arguments, "--resume"] if resume else arguments
+    arguments += ["--resume"] if resume else []
+    return [*arguments, "--from-checkpoint"] if from_checkpoint else arguments
 
 
 def server_command(supervisor: Address, folder: Path, index: int) -> list[str]:

@@ -84,11 +84,13 @@ async def make_supervisor(
     beside: int | None,
     open_book: Callable[[], Awaitable[Book]] | None = None,
     here: Here = Here(),
+    from_checkpoint: bool = False,
 ) -> Supervisor:
     """open_book: opens the run's book; called last for a new run, so that a mistake in the config
     leaves no folder behind. None: nothing outlives this process but checkpoints.
 
     beside: incarnation of the server that the supervisor lives in, None if there is none.
+    from_checkpoint: a run that is still training is to go back to its checkpoint.
 
     Raises UserError when the model cannot be built or there is nothing to resume."""
     book = await open_book() if resume and open_book is not None else None
@@ -96,11 +98,17 @@ async def make_supervisor(
         checkpoint, model = None, None
         if resume:
             store = CheckpointStore(storage, experiment.checkpoint.keep, notify)
-            checkpoint = await found_checkpoint(store, book, folder, notify)
+            checkpoint = await found_checkpoint(
+                store, book, folder, notify, from_checkpoint=from_checkpoint
+            )
             model = await _definition(storage, experiment, book)
         setup = await asyncio.to_thread(_setup, experiment, folder, data, checkpoint, notify)
         setup = dataclasses.replace(
-            setup, model=setup.model or model, process=here.process, machine=here.machine
+            setup,
+            model=setup.model or model,
+            process=here.process,
+            machine=here.machine,
+            from_checkpoint=from_checkpoint,
         )
         if book is None and open_book is not None:
             book = await open_book()
@@ -121,14 +129,27 @@ async def make_supervisor(
 
 
 async def found_checkpoint(
-    store: CheckpointStore, book: Book | None, folder: Path, notify: Callable[[str], None]
+    store: CheckpointStore,
+    book: Book | None,
+    folder: Path,
+    notify: Callable[[str], None],
+    *,
+    from_checkpoint: bool = False,
 ) -> Checkpoint | None:
     """Where to continue; for a run whose servers go on training, what to go back to without them.
+
+    from_checkpoint: it is to go back there.
 
     Raises ConfigError when there is nothing to continue."""
     checkpoint = await store.latest()
     kept = book.restored() if book is not None else None
+    if from_checkpoint and checkpoint is None:
+        raise ConfigError(
+            f"{folder} holds no checkpoint to go back to; start with --resume alone, or anew"
+        )
     if kept is not None and kept.training:
+        if from_checkpoint:
+            return checkpoint
         notify("the run was training when its supervisor ended: looking for its servers")
         return checkpoint
     if book is not None and book.copied_from:

@@ -142,7 +142,8 @@ class Launch:
         cluster = self._experiment.cluster
         what = "supervisor" if cluster.supervisor_apart else "first server"
         self._show(f"starting the {what}")
-        self._first = self._start_first(self._order.resume, 0)
+        again = self._order.from_checkpoint
+        self._first = self._start_first(self._order.resume, 0, from_checkpoint=again)
         self._address = Address(await self._ready(self._first))
         for index in range(not cluster.supervisor_apart, cluster.servers):
             self._start_server(index)
@@ -217,9 +218,11 @@ class Launch:
     def _children(self) -> list[Child]:
         return [*self._workers, *self._servers, *([self._first] if self._first else [])]
 
-    def _start_first(self, resume: bool, port: int) -> Child:
+    def _start_first(self, resume: bool, port: int, *, from_checkpoint: bool = False) -> Child:
         apart = self._experiment.cluster.supervisor_apart
-        arguments = first_command(self._order, self._folder, port, resume)
+        arguments = first_command(
+            self._order, self._folder, port, resume, from_checkpoint=from_checkpoint
+        )
         return self._start("supervisor" if apart else "server-0", arguments)
 
     def _start_server(self, index: int) -> None:

@@ -8,7 +8,7 @@ import msgspec
 
 
 class RunOrder(msgspec.Struct, frozen=True):
-    """`psedge run`."""
+    """`psedge run`. from_checkpoint: with resume, goes back there even if servers have more."""
 
     config: Path
     overrides: tuple[str, ...] = ()
@@ -17,6 +17,7 @@ class RunOrder(msgspec.Struct, frozen=True):
     data: Path = Path("data")
     device: str = "auto"
     allow: tuple[str, ...] = ()
+    from_checkpoint: bool = False
 
 
 class ServerOrder(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,3 +33,4 @@ class ServerOrder(msgspec.Struct, frozen=True, kw_only=True):
     store: Path | None = None
     data: Path = Path("data")
     with_parent: bool = False
+    from_checkpoint: bool = False

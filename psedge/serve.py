@@ -100,6 +100,7 @@ async def _serve(
             folder=folder,
             storage=Disk(folder),
             resume=order.resume,
+            from_checkpoint=order.from_checkpoint,
             data=order.data,
             clock=clock,
             transport=transport,

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from psedge.protocol.errors import RefusedError
 from psedge.protocol.shards import AccountState, Member, Progress, ShardReport, ShardState
 from psedge.protocol.wire import Status
 from psedge.server.push import Outcome, Push
@@ -126,6 +127,20 @@ class Ledger:
     def is_duplicate(self, push: Push) -> bool:
         """Whether a member's push had arrived before."""
         return push.sequence <= self._members[push.worker].received
+
+    def require_next(self, push: Push) -> None:
+        """Raise RefusedError `unknown-worker` unless a member's push follows its latest one.
+
+        Those between are lost, with a primary that had acknowledged them. How far this worker came
+        in its data can only be told up to there, so it has to come in anew.
+        """
+        received = self._members[push.worker].received
+        if push.sequence != received + 1:
+            raise RefusedError(
+                "unknown-worker",
+                f"worker {push.worker} sends push {push.sequence}, and of those before it only "
+                f"{received} are here: join again",
+            )
 
     def status_of_retry(self, push: Push) -> Status:
         """What a member is told about a push that had arrived before.

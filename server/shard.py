@@ -193,6 +193,7 @@ class Shard:
         if self._ledger.is_duplicate(push):
             status = self._ledger.status_of_retry(push)
             return Outcome(status, self._gate.clock(push.worker), staleness=0, lag=0)
+        self._ledger.require_next(push)
         lag = max(0, self.version - push.version)
         weight = weight_of(self.assignment.sync, lag)
         # Comes first, since it raises for a malformed payload.

@@ -141,18 +141,20 @@ class GuardedRig(Rig):
             service.server = reply.server
             service.renew(self.server_clock.now() + reply.lease_seconds)
 
-    async def restart_with_disk(self, server: int, incarnation: int, run: str) -> None:
+    async def restart_with_disk(
+        self, server: int, incarnation: int, run: str, folder: str = "server"
+    ) -> None:
         """A new process with what the one before it left on its disk."""
         self.services[server] = self.service()
-        await self.open_disk(server, run)
+        await self.open_disk(server, run, folder)
         self.wires.dead.discard(self.url(server))
         await self.register(server, incarnation=incarnation, run=run)
 
-    async def open_disk(self, server: int, run: str) -> None:
+    async def open_disk(self, server: int, run: str, folder: str = "server") -> None:
         """Give a server a folder of its own, or the one that it had."""
         service = self.services[server]
-        disk = Disk(self.folder / f"server-{server}")
-        bits = random.Random(server).getrandbits
+        disk = Disk(self.folder / f"{folder}-{server}")
+        bits = random.Random(f"{folder}-{server}").getrandbits
         service.store = ServerStore(disk, SystemClock(), self.notes.append, bits)
         service.recover(await service.store.open(run))
 

@@ -100,10 +100,11 @@ class Rig:
         *,
         checkpoint: Checkpoint | None = None,
         beside: int | None = 0,
+        from_checkpoint: bool = False,
     ) -> None:
         """Start a supervisor, in place of the one that is there."""
         self.supervisor = Supervisor(
-            dataclasses.replace(self.setup, checkpoint=checkpoint),
+            dataclasses.replace(self.setup, checkpoint=checkpoint, from_checkpoint=from_checkpoint),
             self.disk,
             clock=self.clock,
             transport=self.network,

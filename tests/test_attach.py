@@ -9,13 +9,15 @@ from typing import Any
 import pytest
 from supervisor_rig import Rig, run
 
+from psedge.first_server import found_checkpoint
 from psedge.protocol import messages
+from psedge.protocol.errors import ConfigError
 from psedge.protocol.status import Status
 from psedge.protocol.version import __version__
 from psedge.protocol.wire import WIRE_VERSION
 from psedge.server.service import ShardService
 from psedge.supervisor.book import Book
-from psedge.supervisor.checkpoint import CheckpointStore
+from psedge.supervisor.checkpoint import Checkpoint, CheckpointStore
 from psedge.supervisor.sqlite_store import FILE, SqliteStore
 from psedge.supervisor.store import ConflictError, LeftAloneError
 
@@ -43,6 +45,15 @@ class Life(Rig):
     def die(self) -> None:
         if self.watching is not None:
             self.watching.cancel()
+
+    async def checkpoint(self) -> Checkpoint:
+        """Written now."""
+        keeper = self.supervisor._keeper
+        state = self.supervisor.state
+        await keeper._save(state, await keeper._gather(state))
+        checkpoint = await CheckpointStore(self.disk, 2, pytest.fail).latest()
+        assert checkpoint is not None
+        return checkpoint
 
     async def servers_come_back(self) -> None:
         for server, service in enumerate(self.services):
@@ -235,11 +246,7 @@ def test_lost_servers_and_a_checkpoint_to_go_back_to(tmp_path: Path) -> None:
     async def story() -> None:
         rig = Life(tmp_path)
         await rig.begin()
-        state = rig.supervisor.state
-        keeper = rig.supervisor._keeper
-        await keeper._save(state, await keeper._gather(state))
-        checkpoint = await CheckpointStore(rig.disk, 2, pytest.fail).latest()
-        assert checkpoint is not None
+        checkpoint = await rig.checkpoint()
         terms = [shard.term for shard in (await rig.status()).shards]
         for url in list(rig.network.routes):
             if "10.0.0" in url:
@@ -280,5 +287,62 @@ def test_without_a_checkpoint_lost_servers_end_the_run(tmp_path: Path) -> None:
         await rig.reborn()
         status = await rig.wait_for(lambda status: status.phase == "failed")
         assert "there is no checkpoint yet" in status.reason
+
+    run(story())
+
+
+def test_the_user_does_not_want_to_wait_for_servers(tmp_path: Path) -> None:
+    """--from-checkpoint: also with all of them there, which begin again in higher terms."""
+
+    async def story() -> None:
+        rig = Life(tmp_path)
+        await rig.begin()
+        checkpoint = await rig.checkpoint()
+        terms = [shard.term for shard in (await rig.status()).shards]
+        store = CheckpointStore(rig.disk, 2, pytest.fail)
+        book = rig.supervisor.state.book
+        found = await found_checkpoint(
+            store, book, tmp_path, rig.notes.append, from_checkpoint=True
+        )
+        assert found is not None
+        await rig.reborn(checkpoint=checkpoint, from_checkpoint=True)
+        status = await rig.wait_for(lambda status: status.phase == "waiting")
+        words = "as --from-checkpoint asks; training goes back to the checkpoint at 0 samples: what"
+        assert any(words in note and "is lost" in note for note in status.notes)
+        event = next(event for event in status.journal if event.decision == "go back")
+        assert words in event.reason
+        assert (await rig.claim(0, 1, number=1)).state == "rejoin"
+        await rig.servers_come_back()
+        with pytest.raises(Exception, match="1 more of 2 workers"):
+            await rig.join("a", 11)
+        await rig.join("b", 12)
+        status = await rig.wait_for(lambda status: status.phase == "training")
+        assert all(shard.term > term for shard, term in zip(status.shards, terms, strict=True))
+        rig.die()
+
+    run(story())
+
+
+def test_who_waits_for_servers_is_told_the_way_out(tmp_path: Path) -> None:
+    async def story() -> None:
+        rig = Life(tmp_path, lease_seconds=600.0)
+        await rig.begin()
+        await rig.reborn()
+        words = "2 there; --resume --from-checkpoint goes on without what they hold"
+        await rig.wait_for(lambda status: any(words in note for note in status.notes))
+        rig.die()
+
+    run(story())
+
+
+def test_there_is_no_checkpoint_to_give_the_servers_up_for(tmp_path: Path) -> None:
+    async def story() -> None:
+        rig = Life(tmp_path)
+        await rig.begin()
+        store = CheckpointStore(rig.disk, 2, pytest.fail)
+        book = rig.supervisor.state.book
+        with pytest.raises(ConfigError, match="holds no checkpoint to go back to"):
+            await found_checkpoint(store, book, tmp_path, rig.notes.append, from_checkpoint=True)
+        rig.die()
 
     run(story())

@@ -81,10 +81,16 @@ def test_a_server_that_joins_takes_no_experiment(capsys: pytest.CaptureFixture[s
     assert capsys.readouterr().err.startswith("error: --resume belongs to the first server")
 
 
+@pytest.mark.parametrize("command", ["run", "server"])
+def test_a_new_run_has_no_checkpoint(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code([command, "c.toml", "--from-checkpoint"]) == 2
+    assert "--from-checkpoint says how to --resume a run" in capsys.readouterr().err
+
+
 def test_server_passes_everything_on(stand_in: Callable[..., dict[str, Any]]) -> None:
     seen = stand_in("psedge.serve", "run_server", 0)
     line = "server c.toml --set a.b=1 --set c=2 --host 0.0.0.0 --port 0 --out o --data d --store s"
-    assert exit_code([*line.split(), "--resume", "--with-parent"]) == 0
+    assert exit_code([*line.split(), "--resume", "--from-checkpoint", "--with-parent"]) == 0
     assert seen == {
         "positional": (
             ServerOrder(
@@ -97,6 +103,7 @@ def test_server_passes_everything_on(stand_in: Callable[..., dict[str, Any]]) ->
                 store=Path("s"),
                 data=Path("d"),
                 with_parent=True,
+                from_checkpoint=True,
             ),
         ),
     }

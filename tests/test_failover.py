@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from typing import Any
 
@@ -158,6 +159,34 @@ def test_a_possible_loss_is_said(seen: View, certain: bool) -> None:
     assert decision.action == "promote"
     assert decision.certain == certain
     assert certain == ("may be lost" not in decision.reason)
+
+
+@pytest.mark.parametrize(
+    ("seen", "words"),
+    [
+        (view(returned(0, "sealed"), sync_seconds=0.5), "; at most the last 0.5 s before a power"),
+        (view(returned(0, "sealed"), away(1), returned_seconds=99.0), "; at most the last 1 s"),
+        # All that was acknowledged is in either log.
+        (view(away(0), returned(1, "sealed"), acks="all", returned_seconds=99.0), "; at most the"),
+        (
+            view(returned(0, "sealed", 5), told=Position(1, 7)),
+            "; at least 2 acknowledged entries are lost, of the last 1 s before a power cut",
+        ),
+        # The primary may have told of what nobody else had.
+        (
+            view(away(0), returned(1, "sealed"), acks="primary", returned_seconds=99.0),
+            "; acknowledged entries that only the others had may be lost",
+        ),
+        (
+            view(returned(0, "sealed", 5), told=Position(1, 7), synced=True),
+            "; at least 2 acknowledged entries are lost",
+        ),
+    ],
+)
+def test_a_power_cut_costs_no_more_than_the_time_between_syncs(seen: View, words: str) -> None:
+    reason = decide(dataclasses.replace(seen, durable=True)).reason
+    assert words in reason
+    assert reason.endswith(("lost", "power cut"))
 
 
 def test_a_copy_that_is_heard_but_does_not_answer_is_not_waited_for_for_ever() -> None:

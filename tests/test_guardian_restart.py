@@ -7,6 +7,8 @@ from pathlib import Path
 from guardian_rig import GuardedRig
 from supervisor_rig import run
 
+from psedge.supervisor.shard_view import OTHER_FOLDER_SECONDS
+
 
 def test_every_reign_is_in_the_book_before_a_server_hears_of_it(tmp_path: Path) -> None:
     async def story() -> None:
@@ -117,5 +119,69 @@ def test_logs_that_come_back_from_disk_go_on_where_they_ended(tmp_path: Path) ->
         for service in rig.services:
             await service.close()
         await book.close()
+
+    run(story())
+
+
+async def _logged(folder: Path) -> tuple[GuardedRig, str]:
+    """Training with a log and one copy of each shard, whose second server has been killed.
+
+    Returns the rig and the identity of its run.
+    """
+    rig = GuardedRig(folder, replicas=1, sections={"durability": {"log": "group"}})
+    book = await rig.book()
+    rig.supervise(book)
+    for server in (0, 1):
+        await rig.open_disk(server, book.identity)
+    await rig.training()
+    rig.kill(1)
+    await rig.services[1].close()
+    await rig.pass_time(5, 0)
+    return rig, book.identity
+
+
+async def _closed(rig: GuardedRig) -> None:
+    for service in rig.services:
+        await service.close()
+    book = rig.supervisor.state.book
+    assert book is not None
+    await book.close()
+
+
+def test_a_log_whose_server_comes_back_with_another_folder_is_given_up(tmp_path: Path) -> None:
+    async def story() -> None:
+        rig, identity = await _logged(tmp_path)
+        await rig.pass_time(OTHER_FOLDER_SECONDS + 5, 0)
+        assert rig.notes[-1].endswith("--resume --from-checkpoint to give it up)")
+        assert not any("lost" in note for note in rig.notes), "its disk may come back"
+        await rig.restart_with_disk(1, 101, identity, "other")
+        await rig.pass_time(OTHER_FOLDER_SECONDS - 1, 0, 1)
+        assert not any("lost" in note for note in rig.notes), "the folder may be put right"
+        await rig.pass_time(2, 0, 1)
+        lost = [note for note in rig.notes if "shard 1: lost" in note]
+        assert len(lost) == 1
+        assert "its log is gone, and shard 1 with it" in lost[0]
+        await rig.supervisor._tick()
+        status = await rig.status()
+        assert status.phase == "failed"
+        assert status.reason.endswith("continue from the last checkpoint with --resume")
+        await _closed(rig)
+
+    run(story())
+
+
+def test_a_server_that_has_its_own_folder_again_goes_on(tmp_path: Path) -> None:
+    async def story() -> None:
+        rig, identity = await _logged(tmp_path)
+        await rig.restart_with_disk(1, 101, identity, "other")
+        await rig.pass_time(OTHER_FOLDER_SECONDS - 10, 0, 1)
+        await rig.services[1].close()
+        await rig.restart_with_disk(1, 102, identity)
+        await rig.pass_time(OTHER_FOLDER_SECONDS, 0, 1)
+        assert rig.reign(1).primary.server == 3
+        assert not any("shard 1: lost" in note for note in rig.notes)
+        promoted = [note for note in rig.notes if "shard 1: promote" in note]
+        assert "at most the last 1 s before a power cut may be lost" in promoted[0]
+        await _closed(rig)
 
     run(story())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 from launch_rig import World, training
 
@@ -52,6 +53,10 @@ def test_a_killed_supervisor_is_started_again_where_everybody_looks_for_it(
         return Status(run="small", phase="finished")
 
     world = World(script, out=tmp_path, apart=apart)
+    # That counts for the first start only.
+    world.launch._order = msgspec.structs.replace(world.launch._order, from_checkpoint=True)
+    first = world.launch._start_first(True, 0, from_checkpoint=True).arguments
+    assert first[-3:] == ["--resume", "--from-checkpoint", "--with-parent"]
     others = 3 if not apart else 4
     assert world.run().phase == "finished"
     arguments = " ".join(world.children[name].arguments)

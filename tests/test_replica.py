@@ -215,19 +215,22 @@ def test_a_deposed_primary_returns_and_what_nobody_acknowledged_is_gone(
     alone: int, outcome: str
 ) -> None:
     copies = Copies()
-    copies.join(0)
-    copies.join(1)
+    for worker in range(1 + alone):
+        copies.join(worker)
     old, backup = copies.replicas[0], copies.replicas[1]
     copies.push(0, 1.0)
     copies.send_all()
     told = copies.primary.at
     old.lease_until = 5.0
     backup.seal(2)
-    for _ in range(alone):
-        copies.push(1, 5.0)
+    for worker in range(1, 1 + alone):
+        copies.push(worker, 5.0)
     assert refusal_of(copies.send, 1) == "stale-term"
     assert old.acknowledged(now=4.0) == told.index
     assert old.acknowledged(now=6.0) == told.index
+    for worker in range(2, 1 + alone):
+        # Only one of them is still there to try again.
+        del copies.workers[worker]
     copies.fail_over()
     assert copies.primary is backup
     copies.push(0, 2.0)

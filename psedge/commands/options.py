@@ -20,6 +20,12 @@ out = click.option("--out", type=FOLDER, help="Run folder.  [default: runs/NAME-
 join = click.option(
     "--join", metavar="URL", required=True, help="The line that the first server printed."
 )
+from_checkpoint = click.option(
+    "--from-checkpoint",
+    is_flag=True,
+    help="With --resume: go back to the last checkpoint at once, also if servers still train or "
+    "their logs may come back. What they have beyond it is lost, and said.",
+)
 data = click.option(
     "--data",
     type=FOLDER,

@@ -18,6 +18,7 @@ from psedge.protocol.errors import ConfigError
 @click.option(
     "--resume", is_flag=True, help="Continue the run in --out, or the latest of its name."
 )
+@options.from_checkpoint
 @options.data
 @options.device
 @options.allow
@@ -26,6 +27,7 @@ def run(
     overrides: tuple[str, ...],
     out: Path | None,
     resume: bool,
+    from_checkpoint: bool,
     data: Path,
     device: str,
     allow: tuple[str, ...],
@@ -42,6 +44,7 @@ def run(
       psedge run configs/digits-quickstart.toml --set cluster.workers=2 --set sync.mode=bsp
       psedge run configs/digits-quickstart.toml --resume
     """
+    _require_resume(resume, from_checkpoint)
     from psedge.launch import run_experiment
     from psedge.orders import RunOrder
 
@@ -55,6 +58,7 @@ def run(
             data=data,
             device=device,
             allow=allow,
+            from_checkpoint=from_checkpoint,
         )
     )
 
@@ -80,6 +84,7 @@ def run(
     help="Continue the run in --out: with its servers and workers if they still train, else from "
     "its last checkpoint.",
 )
+@options.from_checkpoint
 @click.option(
     "--store",
     type=options.FOLDER,
@@ -96,6 +101,7 @@ def server(
     port: int | None,
     out: Path | None,
     resume: bool,
+    from_checkpoint: bool,
     store: Path | None,
     data: Path,
     with_parent: bool,
@@ -115,7 +121,9 @@ def server(
     \b
     If the first server was ended in the middle of training, the others go on; bring it back with
       psedge server --resume --out runs/NAME --host 0.0.0.0
+    If servers are lost for good, add --from-checkpoint.
     """
+    _require_resume(resume, from_checkpoint)
     if join is not None:
         _refuse_experiment(config, overrides, out, resume)
     from psedge.orders import ServerOrder
@@ -134,6 +142,7 @@ def server(
             store=store,
             data=data,
             with_parent=with_parent,
+            from_checkpoint=from_checkpoint,
         )
     )
 
@@ -196,3 +205,8 @@ def _refuse_experiment(
                 f"{name} belongs to the first server: a server that joins another takes the "
                 "experiment from there"
             )
+
+
+def _require_resume(resume: bool, from_checkpoint: bool) -> None:
+    if from_checkpoint and not resume:
+        raise ConfigError("--from-checkpoint says how to --resume a run: give both")

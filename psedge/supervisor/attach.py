@@ -7,16 +7,20 @@ the first shard knows how far each worker came.
 
 from __future__ import annotations
 
+from psedge.protocol.errors import TrainingError
 from psedge.protocol.ports import Clock
 from psedge.supervisor.keeper import Keeper
 from psedge.supervisor.roster import Roster
 from psedge.supervisor.run_state import RunState
+from psedge.supervisor.start import go_back
 from psedge.supervisor.store import LeftAloneError
 
 #: Between two notes that say what is still waited for.
 TELL_SECONDS = 10.0
 #: Who asks for the end meanwhile waits so long for the servers, which have the model.
 STOP_SECONDS = 5.0
+#: For who does not want to wait for the servers.
+_WAY_OUT = "--resume --from-checkpoint goes on without what they hold"
 
 
 class Attachment:
@@ -32,13 +36,20 @@ class Attachment:
         self._stop_at: float | None = None
 
     async def tick(self) -> None:
-        """Called about once a heartbeat."""
+        """Called about once a heartbeat.
+
+        Raises TrainingError when training cannot go on, LeftAloneError when the user has it wait no
+        longer.
+        """
         state = self._state
         if not state.attaching:
             return
         if not self._begun:
             self._begun = True
             await self._keeper.attach(state)
+            if state.setup.from_checkpoint:
+                self._give_up()
+                return
         waiting_for = waiting_for_servers(state)
         if waiting_for:
             self._wait(waiting_for, self._clock.now())
@@ -53,6 +64,14 @@ class Attachment:
             state.note("the supervisor is back: all servers of the run are there")
             self._roster.announce()
 
+    def _give_up(self) -> None:
+        """What the servers hold is not wanted any more: that of some of them is lost."""
+        why = "the servers of the run are given up, as --from-checkpoint asks"
+        failure = go_back(self._state, why, self._keeper.samples_recorded)
+        if failure:
+            raise TrainingError(failure)
+        self._roster.announce()
+
     def _wait(self, waiting_for: str, now: float) -> None:
         """Raises LeftAloneError when the user does not want to wait any longer."""
         state = self._state
@@ -61,11 +80,12 @@ class Attachment:
             if now >= self._stop_at:
                 raise LeftAloneError(
                     f"{state.stop_reason} while it waited for {waiting_for}: what they hold is "
-                    "left as it is; start the supervisor again with --resume"
+                    "left as it is; start the supervisor again with --resume, or, to go on from "
+                    "the last checkpoint without it, with --resume --from-checkpoint"
                 )
         if now - self._told_at >= TELL_SECONDS:
             self._told_at = now
-            state.note(f"waiting for {waiting_for}")
+            state.note(f"waiting for {waiting_for}; {_WAY_OUT}")
 
     def _went_on(self) -> bool:
         """Whether training went on meanwhile: a server is the very process that it was."""

@@ -55,8 +55,9 @@ class View:
     evidence: what speaks against the primary, in words. told: the entry up to which workers have
     been told. sealing_seconds: since the seals began, None: they did not. returned_seconds: since
     the first copy came back from a disk, None: none did. lease_over: what the primary was granted
-    has certainly ended. durable: logs are on disk; synced: every entry of them.
-    lost_after: silence after which the last copies are given up, if no disk can bring them back.
+    has certainly ended. durable: logs are on disk; synced: every entry of them, else they are
+    synced every `sync_seconds`. lost_after: silence after which the last copies are given up, if no
+    disk can bring them back.
     """
 
     reign: Reign
@@ -69,6 +70,7 @@ class View:
     lease_over: bool = False
     durable: bool = False
     synced: bool = False
+    sync_seconds: float = 1.0
     lost_after: float = 60.0
 
     @property
@@ -126,7 +128,7 @@ def _promotion(view: View) -> Decision:
     primary = view.primary
     best = max(view.sealed, key=lambda copy: (copy.at, copy is primary, -copy.holder))
     lost = max(view.told.index - best.at.index, 0)
-    certain = _has_everything(view)
+    certain = _has_everything(view, synced=view.synced)
     reason = f"{view.evidence or 'its reign was interrupted'}; server {best.holder}"
     if best is primary and not best.returned:
         reason = f"server {best.holder} answers again and goes on in a new term"
@@ -134,10 +136,8 @@ def _promotion(view: View) -> Decision:
         reason += f" brings its log back from disk, up to entry {best.at.index}"
     else:
         reason += f" has the most of its log, up to entry {best.at.index}"
-    if lost:
-        reason += f"; at least {lost} acknowledged entries are lost"
-    elif not certain:
-        reason += "; acknowledged entries that only the others had may be lost"
+    if lost or not certain:
+        reason += _loss(view, lost)
     return Decision(
         "promote",
         reason,
@@ -149,11 +149,27 @@ def _promotion(view: View) -> Decision:
     )
 
 
-def _has_everything(view: View) -> bool:
-    """Whether some sealed copy has every entry that was acknowledged."""
+def _loss(view: View, lost: int) -> str:
+    """What a promotion costs, or may cost, in words.
+
+    lost: entries of which that is certain.
+    """
+    found = f"at least {lost} acknowledged entries are lost" if lost else ""
+    if view.durable and not view.synced and _has_everything(view, synced=True):
+        # A process that is killed takes nothing with it: only a power cut does.
+        span = f"the last {view.sync_seconds:g} s before a power cut"
+        return f"; {found}, of {span}" if lost else f"; at most {span} may be lost"
+    return f"; {found or 'acknowledged entries that only the others had may be lost'}"
+
+
+def _has_everything(view: View, *, synced: bool) -> bool:
+    """Whether some sealed copy has every entry that was acknowledged.
+
+    synced: those that were read from a disk are complete.
+    """
 
     def intact(copy: Copy) -> bool:
-        return copy.fate == "sealed" and (not copy.returned or view.synced)
+        return copy.fate == "sealed" and (not copy.returned or synced)
 
     backups = [intact(copy) for copy in view.backups]
     if intact(view.primary):
@@ -180,7 +196,8 @@ def _without_a_copy(view: View) -> Decision:
     hopeful = [copy for copy in silent if copy.silence <= view.lost_after]
     if hopeful:
         return Decision("wait", f"the last copies, {_names(hopeful)}, are silent", shard)
-    return Decision("lost", view.evidence, shard, view.primary.server)
+    reason = f"{view.evidence}, its log is gone" if view.durable else view.evidence
+    return Decision("lost", reason, shard, view.primary.server)
 
 
 def _why_waiting(view: View, missing: list[Copy]) -> str:

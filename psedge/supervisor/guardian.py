@@ -33,6 +33,8 @@ PROBE_BEATS = 2.5
 SEAL_PAUSE_SECONDS = 0.5
 #: Between two lines that tell people what is waited for.
 REMINDER_SECONDS = 10.0
+#: What people may do who do not want to wait for a log.
+_WAY_OUT = "stop the supervisor and start it with --resume --from-checkpoint to give it up"
 #: The supervisor itself was away if it has done nothing for so many beats, and for so long.
 PAUSE_BEATS = 3.0
 PAUSE_SECONDS = 3.0
@@ -184,7 +186,7 @@ class Guardian:
         elif decision.action == "promote":
             self._begin(shard, self._promote(view, decision))
         elif decision.action == "lost":
-            self._give_up(view)
+            self._give_up(view, decision)
         else:
             self._seal(view, now)
             self._remind(decision, now)
@@ -288,14 +290,14 @@ class Guardian:
         live = [entry for entry in entries if not entry.dead and entry is not chosen]
         return live[: self._fleet.replication.replicas - 1]
 
-    def _give_up(self, view: View) -> None:
+    def _give_up(self, view: View, decision: Decision) -> None:
         shard = view.reign.shard
         if shard in self._lost:
             return
         self._lost.add(shard)
         entry = self._fleet.servers[view.reign.primary.server]
         shards = ", ".join(str(each) for each in sorted({shard, *entry.shards}))
-        reason = f"{view.evidence}, and shard {shards} with it"
+        reason = f"{decision.reason}, and shard {shards} with it"
         self._note("shard", f"shard {shard}", "lost", reason)
         self._on_lost(shard, reason)
 
@@ -303,7 +305,8 @@ class Guardian:
         last = self._reminded_at.get(decision.shard)
         if last is None or now - last >= REMINDER_SECONDS:
             self._reminded_at[decision.shard] = now
-            self._note("shard", f"shard {decision.shard}", "wait", decision.reason)
+            way_out = f"; {_WAY_OUT}" if decision.action == "await" else ""
+            self._note("shard", f"shard {decision.shard}", "wait", f"{decision.reason}{way_out}")
 
     def _probe_if_silent(self, entry: ServerEntry, now: float) -> None:
         silent = entry.detector.silence(now) > PROBE_BEATS * self._beat

@@ -172,7 +172,8 @@ class Keeper:
         """Write what the run came to."""
         if self._work is not None:
             self._work.cancel()
-        await self._recorder.finish(result_of(status, self._setup, self.best_accuracy))
+        resumed = None if state.record is None else state.record.resumed_samples
+        await self._recorder.finish(result_of(status, self._setup, self.best_accuracy, resumed))
         with contextlib.suppress(asyncio.TimeoutError, TrainingError):
             await asyncio.wait_for(state.save_end(), END_SECONDS)
 

@@ -8,9 +8,14 @@ from psedge.supervisor.run_rows import Result
 from psedge.supervisor.setup import RunSetup
 
 
-def result_of(status: Status, setup: RunSetup, best_accuracy: float | None) -> Result:
-    """The content of `result.json`. status: with a row for each worker."""
-    evaluation, checkpoint = status.evaluation, setup.checkpoint
+def result_of(
+    status: Status, setup: RunSetup, best_accuracy: float | None, resumed_samples: int | None
+) -> Result:
+    """The content of `result.json`. status: with a row for each worker.
+
+    resumed_samples: of the checkpoint that training went on from, if it did.
+    """
+    evaluation = status.evaluation
     return Result(
         run=status.run,
         phase=status.phase,
@@ -36,7 +41,7 @@ def result_of(status: Status, setup: RunSetup, best_accuracy: float | None) -> R
         parameters=status.parameters,
         mode=status.mode,
         seed=setup.experiment.seed,
-        resumed_from_samples=checkpoint.meta.samples if checkpoint else None,
+        resumed_from_samples=resumed_samples,
         psedge=__version__,
         worker_rows=status.workers,
     )

@@ -27,8 +27,9 @@ class ServerEntry:
     shards: of which it is the primary, as workers are told. attached: it has spoken to this
     supervisor; False: only to one before it. gone: its process is proven dead, `proof` says how.
     dead: gone, or silent for longer than its lease. granted_until: when the last lease that it was
-    given has certainly ended. keeps: copies as it last told of them, by shard.
-    revision: of the members that its shards have; -1: of none.
+    given has certainly ended. attached_at: since when it has spoken to this supervisor.
+    keeps: copies as it last told of them, by shard. revision: of the members that its shards have;
+    -1: of none.
     """
 
     server: int
@@ -51,6 +52,7 @@ class ServerEntry:
     process: int = 0
     machine: str = ""
     granted_until: float = 0.0
+    attached_at: float = 0.0
     keeps: dict[int, ReplicaState] = field(default_factory=dict)
 
     def peer(self) -> Peer:
@@ -121,13 +123,14 @@ class ServerList:
         """
         entry = self.known(message.incarnation)
         if entry is None:
-            url = url_of(message, peer)
-            for other in self.entries:
-                if other.url == url and not other.gone:
-                    other.prove_gone(f"another process answers at {url}")
-            entry = self._made(url, message.incarnation, now)
+            entry = self._made(url_of(message, peer), message.incarnation, now)
         else:
             entry.heard(now)
+        if not entry.attached:
+            entry.attached_at = now
+        for other in self.entries[: entry.server]:
+            if other.url == entry.url and not other.gone:
+                other.prove_gone(f"another process answers at {entry.url}")
         entry.lossless, entry.store = message.lossless, message.store
         entry.process, entry.machine = message.process, message.machine
         entry.attached = True
@@ -155,6 +158,15 @@ class ServerList:
             if other.store == entry.store and other is not entry and not other.dead:
                 return other
         return None
+
+    def displaced_seconds(self, entry: ServerEntry, now: float) -> float:
+        """For how long another process, with another folder, has answered where the folder of a
+        dead one was kept last; 0 if none does."""
+        last = [other for other in self.entries if other.store == entry.store][-1]
+        for other in reversed(self.entries[last.server + 1 :]):
+            if other.url == last.url and other.store and other.attached and not other.dead:
+                return now - other.attached_at
+        return 0.0
 
     def expire(self, now: float) -> list[ServerEntry]:
         """Note who is dead, and return them."""
@@ -184,7 +196,7 @@ class ServerList:
 
     def _made(self, url: str, incarnation: int, now: float) -> ServerEntry:
         detector = PhiAccrual(now, self.heartbeat_seconds, self._fixed)
-        entry = ServerEntry(len(self.entries), url, incarnation, now, detector)
+        entry = ServerEntry(len(self.entries), url, incarnation, now, detector, attached_at=now)
         self.entries.append(entry)
         return entry
 

@@ -24,6 +24,7 @@ class RunSetup:
     evaluator: None when there is no test data here.
     checkpoint: where to continue, None to start afresh. For a run that the supervisor's book shows
     to be training, it is only what to go back to if its servers are gone.
+    from_checkpoint: such a run goes back to it at once, whatever its servers have.
     process, machine: pid of the supervisor and name of its machine, for people.
     """
 
@@ -36,3 +37,4 @@ class RunSetup:
     checkpoint: Checkpoint | None = None
     process: int = 0
     machine: str = ""
+    from_checkpoint: bool = False

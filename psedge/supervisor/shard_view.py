@@ -12,6 +12,9 @@ from psedge.supervisor.server_list import ServerEntry, ServerList
 #: The last copies of a shard that are only silent are given so long at least: a switch or a router
 #: may be starting anew, and nothing is gained by giving up.
 LAST_COPIES_SECONDS = 60.0
+#: A log whose server came back with another folder is taken to be gone after so long: its identity
+#: may be damaged, or the disk new; who only named the wrong folder has that time to name the right.
+OTHER_FOLDER_SECONDS = 60.0
 
 
 @dataclass(slots=True)
@@ -58,6 +61,7 @@ def view_of(
         lease_over=now > primary.granted_until,
         durable=durable,
         synced=durability.log == "always",
+        sync_seconds=durability.sync_seconds,
         lost_after=max(servers.longest_lease, LAST_COPIES_SECONDS),
     )
 
@@ -81,17 +85,20 @@ def _copy_of(
     now: float,
 ) -> Copy:
     """The member itself, or whoever has read its log from its disk since."""
-    holder, read_in_vain = entry, False
+    holder, is_gone = entry, False
     if entry.dead and durable:
         heir = servers.successor(entry)
         if heir is not None and shard in heir.keeps:
             holder = heir
         elif heir is not None:
-            read_in_vain = heir.attached
+            # It has read the folder in vain.
+            is_gone = heir.attached
+        elif entry.store:
+            is_gone = servers.displaced_seconds(entry, now) >= OTHER_FOLDER_SECONDS
     at = None if sealing is None else sealing.sealed.get(holder.server)
     return Copy(
         entry.server,
-        "gone" if read_in_vain else _fate_of(shard, holder, sealing, durable, now),
+        "gone" if is_gone else _fate_of(shard, holder, sealing, durable, now),
         holder.server,
         stopped=entry.gone,
         at=Position() if at is None else at,

@@ -92,11 +92,12 @@ def go_back(state: RunState, why: str, samples: int) -> str:
     state.fleet.forget()
     _take_up(state, checkpoint, members)
     lost = max(samples - checkpoint.meta.samples, 0)
-    state.note(
-        f"{why}; training goes back to the checkpoint at {checkpoint.meta.samples:,} samples: the "
-        f"work of {lost:,} samples is lost"
-    )
-    state.decided("run", "the run", "go back", why)
+    # The record is a second or so behind what was trained.
+    work = f"the work of at least {lost:,} samples" if lost else "what was trained since"
+    at = f"the checkpoint at {checkpoint.meta.samples:,} samples"
+    text = f"{why}; training goes back to {at}: {work} is lost"
+    state.note(text)
+    state.decided("run", "the run", "go back", text)
     return ""
 
 
