@@ -38,7 +38,7 @@ _DIGITS = 12
 class CheckpointMeta(msgspec.Struct, frozen=True, kw_only=True):
     """What a checkpoint says besides tensors.
 
-    samples: visited when it was taken. version: the largest of the shards.
+    samples: visited when it was taken. version: the largest of the shards. term: the highest.
     settings, groups: the optimizer as it was resolved; groups has an index per parameter tensor.
     figures: what the run's record goes on from, such as seconds and the best accuracy.
     files: SHA-256 of each other file in the folder; digest: of this file with the digest left
@@ -52,6 +52,7 @@ class CheckpointMeta(msgspec.Struct, frozen=True, kw_only=True):
     settings: OptimizerSettings
     groups: tuple[int, ...]
     version: int = 0
+    term: int = 0
     shard_states: tuple[ShardState, ...] = ()
     plan: PlanState | None = None
     members: MembershipState | None = None

@@ -262,6 +262,7 @@ class Keeper:
             samples=model.samples_seen(),
             layout=model.layout,
             version=max(shard.version for shard in model.shard_states),
+            term=max((reign.term for reign in state.fleet.table.reigns()), default=0),
             plan=self._plan,
             members=state.membership.export(),
             settings=model.settings,

@@ -24,6 +24,8 @@ from psedge.supervisor.shard_table import ShardTable
 
 #: Sections of a config that servers and workers keep from the start of training on.
 _KEPT_SECTIONS = ("model", "data", "optimizer", "schedule", "sync", "compression", "durability")
+#: More terms than there can be between two checkpoints.
+TERMS_AFTER_CHECKPOINT = 1000
 
 
 def prepare(state: RunState, now: float) -> None:
@@ -141,6 +143,9 @@ def _take_up(
 ) -> None:
     """Where the checkpoint left off. members: newer than those in it."""
     figures, cluster = checkpoint.meta.figures, state.experiment.cluster
+    for shard in range(cluster.servers):
+        # A book that was lost may have known of later terms, and servers may still go by them.
+        state.fleet.table.heard_of(shard, checkpoint.meta.term + TERMS_AFTER_CHECKPOINT, -1)
     state.bytes_before = int(figures.get("bytes_pushed", 0)), int(figures.get("bytes_pulled", 0))
     members = members or checkpoint.meta.members
     if members is not None:
