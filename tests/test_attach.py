@@ -277,6 +277,24 @@ def test_lost_servers_and_a_checkpoint_to_go_back_to(tmp_path: Path) -> None:
     run(story())
 
 
+def test_terms_rise_though_the_book_is_lost(tmp_path: Path) -> None:
+    async def story() -> None:
+        rig = Life(tmp_path)
+        await rig.begin()
+        checkpoint = await rig.checkpoint()
+        terms = [shard.term for shard in (await rig.status()).shards]
+        rig.die()
+        for file in tmp_path.glob(FILE + "*"):
+            file.unlink()
+        await rig.reborn(checkpoint=checkpoint)
+        table = rig.supervisor.state.fleet.table
+        # More than the one that a server may have heard of since.
+        assert [table.next_term(shard) > term + 1 for shard, term in enumerate(terms)] == [True] * 2
+        rig.die()
+
+    run(story())
+
+
 def test_without_a_checkpoint_lost_servers_end_the_run(tmp_path: Path) -> None:
     async def story() -> None:
         rig = Life(tmp_path)
