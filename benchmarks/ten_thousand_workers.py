@@ -177,8 +177,9 @@ async def light_worker(world: World, host: Host) -> None:
                 claim = Claim(joined.worker, session, idle=False)
                 await ask(transport, world.home, CLAIM, claim, ClaimReply)
             push = Header(
-                Kind.EXCHANGE, 0, joined.worker, session, Flag.NONFINITE, sequence, samples=samples
-            )
+                Kind.EXCHANGE, 0, joined.worker, session, Flag.NONFINITE,
+                term=joined.shards[0].term, sequence=sequence, samples=samples,
+            )  # fmt: skip
             await ask_bytes(
                 transport, world.home, EXCHANGE, [encode_header(push)], limit_bytes=2**20,
                 timeout_seconds=40.0,

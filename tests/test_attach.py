@@ -72,6 +72,12 @@ class Life(Rig):
         raise AssertionError(await self.status())
 
 
+def forget(folder: Path) -> None:
+    """The book is lost."""
+    for file in folder.glob(FILE + "*"):
+        file.unlink()
+
+
 def test_a_restarted_supervisor_finds_everybody_where_they_were(tmp_path: Path) -> None:
     async def story() -> None:
         rig = Life(tmp_path)
@@ -284,8 +290,7 @@ def test_terms_rise_though_the_book_is_lost(tmp_path: Path) -> None:
         checkpoint = await rig.checkpoint()
         terms = [shard.term for shard in (await rig.status()).shards]
         rig.die()
-        for file in tmp_path.glob(FILE + "*"):
-            file.unlink()
+        forget(tmp_path)
         await rig.reborn(checkpoint=checkpoint)
         table = rig.supervisor.state.fleet.table
         # More than the one that a server may have heard of since.

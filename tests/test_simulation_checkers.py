@@ -42,7 +42,7 @@ def moved(rig: ShardRig, chance: random.Random) -> None:
             rig.push(worker)
     elif what == "odd" and present:
         with pytest.raises(PsedgeError):
-            rig.shard.push(rig.next_push(worker, buffers=np.zeros(9, np.float32)))
+            rig.take(rig.next_push(worker, buffers=np.zeros(9, np.float32)))
         rig.sequences[worker, rig.members[worker].incarnation] -= 1
     elif what == "join":
         rig.members[worker] = Member(worker, 1 + chance.randrange(10**6))
@@ -62,16 +62,16 @@ def test_nothing_is_found_where_nothing_is_wrong(mode: str, seed: int) -> None:
     chance = random.Random(seed)
     lag: dict[str, Any] = {"lag_bound": 2, "lag_action": "refuse"} if seed % 2 else {}
     rig = ShardRig(mode, staleness_bound=seed % 4, **lag)
-    for _ in range(4):
+    for turn in range(4):
         for _ in range(60):
             moved(rig, chance)
         saved = rig.checkpoint()
         for _ in range(chance.randrange(9)):
             moved(rig, chance)
         rig.crash()
-        rig.watch.tell("run_started", rig.host, SimpleNamespace())
-        rig.shard = rig.made(rig.host, saved)
-        rig.members = {worker: Member(worker, seed + 10**7) for worker in rig.members}
+        rig.note("start", "after 60 samples")
+        rig.replica = rig.made(rig.host, saved)
+        rig.members = {worker: Member(worker, seed + (turn + 1) * 10**7) for worker in rig.members}
         rig.sequences.clear()
         rig.revision += 1
         rig.tell()
@@ -83,11 +83,12 @@ def test_nothing_is_found_where_nothing_is_wrong(mode: str, seed: int) -> None:
 def test_a_push_that_is_applied_again_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     rig = ShardRig()
     push = rig.next_push(0)
-    rig.shard.push(push)
-    rig.shard.push(push)
+    rig.take(push)
+    rig.take(push)
     assert rig.found() == []
     monkeypatch.setattr(Ledger, "is_duplicate", lambda *_: False)
-    rig.shard.push(push)
+    monkeypatch.setattr(Ledger, "require_next", lambda *_: None)
+    rig.take(push)
     assert "applied a second time" in rig.found(1)[0]
 
 
@@ -114,6 +115,7 @@ def test_a_push_that_is_acknowledged_and_not_applied_is_found(
 def test_a_push_of_a_stranger_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     rig = ShardRig()
     monkeypatch.setattr(Shard, "members", ())
+    rig.members[2] = Member(2, 1)
     rig.tell()
     rig.push(0)
     assert "no member" in rig.found(1)[0]
@@ -148,31 +150,110 @@ def test_a_loss_that_nobody_reports_is_found() -> None:
     rig.end("failed")
     assert rig.found() == [], "a run that failed has reported it"
     rig.end("finished")
-    assert "is lost" in rig.found(1)[0]
+    assert "its last checkpoint lacks push 1 of worker 0" in rig.found(1)[0]
 
 
-def test_two_primaries_are_found() -> None:
-    rig = ShardRig()
-    rig.watch.tell("run_started", rig.host, SimpleNamespace())
-    first = rig.shard = rig.made("server-1")
-    rig.tell()
-    rig.shard = rig.made("server-2")
-    rig.tell()
+@pytest.mark.parametrize("mode", ["asp", "bsp"])
+def test_a_backup_that_takes_over_has_what_was_acknowledged(mode: str) -> None:
+    rig = ShardRig(mode)
     rig.push(0)
-    assert rig.found() == [], "only one takes pushes"
-    first.push(rig.next_push(1))
-    assert "handed out again in this term" in rig.found(2)[0]
+    backup = rig.copied("server-1")
+    rig.push(1)
+    rig.forward("server-1", backup)
+    rig.take(rig.next_push(0))
+    rig.crash()
+    rig.replica = rig.reigning("server-1", backup)
+    rig.host = "server-1"
+    rig.sequences[0, 1] -= 1
+    rig.push(0)
+    rig.push(1)
+    rig.checkpoint()
+    rig.end("finished")
+    assert rig.found() == []
 
 
-def test_a_write_of_an_old_term_is_found() -> None:
+def test_a_backup_that_takes_over_without_something_is_found() -> None:
     rig = ShardRig()
-    old = rig.shard
-    rig.watch.tell("run_started", rig.host, SimpleNamespace())
-    old.push(rig.next_push(0))
-    assert rig.found() == [], "nobody has told this server yet"
-    rig.made(rig.host)
-    old.push(rig.next_push(0, version=1))
-    assert "knows of term" in rig.found(2)[0]
+    backup = rig.copied("server-1")
+    rig.push(0)
+    rig.crash()
+    rig.reigning("server-1", backup)
+    rig.note("promote", "acknowledged entries may be lost", "shard 1")
+    rig.end("stopped")
+    assert "taken over in term 2 without push 1 of worker 0" in rig.found(1)[0]
+
+
+def test_a_loss_that_is_reported_is_none() -> None:
+    rig = ShardRig()
+    backup = rig.copied("server-1")
+    rig.push(0)
+    rig.crash()
+    rig.replica = rig.reigning("server-1", backup)
+    rig.note("promote", "at least 1 acknowledged entries are lost", "shard 0")
+    rig.checkpoint()
+    rig.end("finished")
+    assert rig.found() == []
+
+
+def test_a_beginning_from_the_checkpoint_beside_a_copy_that_lives_is_found() -> None:
+    rig = ShardRig()
+    saved = rig.checkpoint()
+    backup = rig.copied("server-1")
+    rig.push(0)
+    rig.forward("server-1", backup)
+    rig.crash()
+    rig.note("go back")
+    rig.now += 100.0
+    rig.made(rig.host, saved)
+    rig.end("stopped")
+    assert rig.found() == ["1 server-0: shard 0 begins anew, though copies of all shards are alive"]
+
+
+def test_two_primaries_of_a_term_are_found() -> None:
+    rig = ShardRig()
+    backup = rig.copied("server-1")
+    rig.term -= 1
+    rig.reigning("server-1", backup)
+    assert "in which server-0 is the primary" in rig.found(2)[0]
+
+
+def test_an_acknowledgement_of_an_old_term_is_found() -> None:
+    rig = ShardRig()
+    old, backup = rig.replica, rig.copied("server-1")
+    safe, unsafe = rig.next_push(0), rig.next_push(1)
+    outcome = rig.take(safe, old)
+    rig.forward("server-1", backup)
+    rig.replica = rig.reigning("server-1", backup)
+    rig.answer(safe, outcome, old)
+    assert rig.found() == [], "those after it know this push"
+    rig.answer(unsafe, rig.take(unsafe, old), old)
+    assert "acknowledges push 1 of worker 1 to shard 0 in term 1" in rig.found(2)[0]
+
+
+def test_a_promise_that_is_broken_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = ShardRig()
+    rig.replica.seal(2)
+    rig.watch.tell("replica_changed", rig.host, rig.replica, "sealed")
+    assert rig.found() == []
+    rig.replica.term, rig.replica.role = 1, "primary"
+    rig.take(rig.next_push(0))
+    assert "this copy has promised term 2" in rig.found(2)[0]
+    rig.watch.tell("replica_changed", rig.host, rig.replica, "reign")
+    assert "is back in term 1" in rig.found(2)[0]
+
+
+@pytest.mark.parametrize("mode", ["asp", "bsp"])
+def test_a_copy_of_other_bits_is_found(mode: str) -> None:
+    rig = ShardRig(mode)
+    rig.push(0)
+    backup = rig.copied("server-1")
+    rig.push(1)
+    rig.forward("server-1", backup)
+    assert rig.found() == []
+    backup.shard.buffers[0] += 1.0
+    rig.push(0)
+    rig.forward("server-1", backup)
+    assert "of term 1 differs from that on server-0 there" in rig.found(3)[0]
 
 
 @pytest.mark.parametrize(("mode", "bound"), [("ssp", 1), ("bsp", 0)])
@@ -264,7 +345,7 @@ def test_a_frame_that_is_turned_away_and_changes_something_is_found(
         self.buffers += 1.0
         raise PsedgeError("does not fit")
 
-    monkeypatch.setattr(Shard, "_check", careless)
+    monkeypatch.setattr(Shard, "push", lambda self, push: careless(self, push))
     with pytest.raises(PsedgeError):
         rig.push(0)
     assert "though it was turned away" in rig.found(7)[0]
@@ -282,10 +363,10 @@ def test_other_bits_than_the_checkpoint_are_found() -> None:
     rig.push(0)
     state, arrays = rig.checkpoint()
     rig.crash()
-    rig.shard = rig.made(rig.host, (state, arrays))
+    rig.replica = rig.made(rig.host, (state, arrays))
     assert rig.found() == []
     arrays["parameters"][1] = np.nextafter(arrays["parameters"][1], np.float32(9))
-    rig.shard = rig.made(rig.host, (state, arrays))
+    rig.replica = rig.made(rig.host, (state, arrays))
     assert "other bits than its checkpoint: parameters" in rig.found(3)[0]
 
 

@@ -221,7 +221,7 @@ class Readers(Checked):
 
         rig = ShardRig()
         rig.watch, rig.host = self.watch, host
-        rig.shard = rig.made(host, state)
+        rig.replica = rig.made(host, state)
         rig.tell()
         return rig
 
@@ -245,7 +245,8 @@ def ended(samples: int) -> Any:
     """A supervisor whose plan was one epoch."""
     pool = SimpleNamespace(samples=samples, end=samples)
     plan = SimpleNamespace(placement="shared", export=lambda: SimpleNamespace(pools=[pool]))
-    return SimpleNamespace(state=SimpleNamespace(plan=plan))
+    journal = SimpleNamespace(latest=lambda most: ())
+    return SimpleNamespace(state=SimpleNamespace(plan=plan, journal=journal))
 
 
 def test_samples_that_are_visited_once_are_in_order() -> None:
@@ -258,18 +259,17 @@ def test_samples_that_are_visited_once_are_in_order() -> None:
         if sequence == 1:
             saved = rig.checkpoint()
     readers.watch.tell("run_ended", "server-0", ended(4), SimpleNamespace(phase="finished"))
-    assert readers.found() == []
+    assert readers.found(6) == []
     # Back to the checkpoint: what was visited after it is visited once more.
     rig.crash()
-    readers.watch.tell("run_started", "server-0", ended(4))
-    rig.shard = rig.made("server-0", saved)
+    rig.replica = rig.made("server-0", saved)
     rig.tell()
     session = readers.join("a", 0)
     readers.claim("a", session, 2, 4)
     readers.visit("a", session, [0, 2], 2)
     rig.push(0, samples=2, sequence=2)
     readers.watch.tell("run_ended", "server-0", ended(4), SimpleNamespace(phase="finished"))
-    assert readers.found() == []
+    assert readers.found(6) == []
 
 
 def test_samples_that_are_visited_twice_or_never_are_found() -> None:
@@ -297,6 +297,6 @@ def test_a_restored_plan_without_its_shard_counts_as_unknown() -> None:
     foreign = ShardState(version=9, samples_seen=90, pushes_applied=9)
     rig = readers.made("server-0")
     arrays = rig.checkpoint()[1]
-    rig.shard = rig.made("server-0", (foreign, arrays))
+    rig.replica = rig.made("server-0", (foreign, arrays))
     readers.watch.tell("run_ended", "server-0", ended(4), SimpleNamespace(phase="finished"))
     assert readers.found(6) == []

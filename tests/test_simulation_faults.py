@@ -120,9 +120,13 @@ MISTAKES = {
     ),
     FAULT.format("crash") + 'on = "toaster"\nat = 1': (
         'there is no host or role "toaster"; hosts are server-0, server-1, pi-1, pi-2, pi-3; '
-        "roles are workers, servers, supervisor, all"
+        "roles are workers, servers, supervisor, all, primary-SHARD, backup-SHARD"
     ),
     FAULT.format("crash") + 'on = "worker"\nat = 1': 'did you mean "workers"?',
+    FAULT.format("crash") + 'on = "primary"\nat = 1': 'did you mean "primary-0"?',
+    FAULT.format("crash") + 'on = "primary-2"\nat = 1': (
+        "on: there is no primary-2: the 2 servers hold as many shards, counted from 0"
+    ),
     FAULT.format("crash") + 'on = "pi-1"\nat = 1\nrestart_afer = 3': (
         'fault 1 (crash) has no key "restart_afer"; did you mean "restart_after"?'
     ),
@@ -208,6 +212,23 @@ def test_a_plan_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"plam.toml: no such file; did you mean .*plan.toml\?"):
         load_plan(tmp_path / "plam.toml", HOSTS)
     assert load_plan(tmp_path / "plan.toml", HOSTS) == FaultPlan()
+
+
+def test_a_role_that_moves_is_whoever_has_it_when_the_fault_strikes() -> None:
+    held = {("primary", 0): ("server-1",), ("backup", 0): ("server-0",), ("primary", 1): ()}
+    now = Hosts(HOSTS.workers, HOSTS.servers, holders=lambda role, shard: held[role, shard])
+    assert HOSTS.named(("primary-0", "server-1")) == ("primary-0", "server-1")
+    assert now.named(("primary-0", "server-1", "backup-0")) == ("server-1", "server-0")
+    assert now.named("primary-1") == ()
+    assert now.moving(("primary-0", "workers")) == {"primary-0": ("server-1",)}
+
+
+def test_a_supervisor_apart_is_a_host_and_no_server() -> None:
+    apart = Hosts(("pi-1",), ("server-0",), apart=True)
+    assert apart.named("supervisor") == ("supervisor",)
+    assert apart.named("servers") == ("server-0",)
+    assert apart.all == ("supervisor", "server-0", "pi-1")
+    assert HOSTS.named("supervisor") == ("server-0",)
 
 
 def test_a_large_cluster_is_not_listed_in_full() -> None:

@@ -247,6 +247,40 @@ class TestDeaths:
         on_network(scenario)
 
 
+class TestRefusals:
+    """Only a host that is up can say that nobody listens there."""
+
+    @pytest.mark.parametrize("fault", ["off", "parted", "frozen"])
+    def test_a_host_that_is_off_parted_or_frozen_refuses_nothing(self, fault):
+        async def scenario(net):
+            if fault == "frozen":
+                await net.serve(echo)
+                net.network.freeze("pc")
+            elif fault == "off":
+                net.network.host_died("pc")
+            else:
+                net.network.partition(["pi"], ["pc"])
+            with pytest.raises(UnreachableError, match="no answer in 7 s") as caught:
+                await net.caller().call(timeout_seconds=7)
+            assert not caught.value.refused
+
+        on_network(scenario)
+
+    def test_a_host_whose_process_has_died_refuses(self):
+        async def scenario(net):
+            await net.serve(echo)
+            caller = net.caller()
+            await caller.call()
+            net.network.process_died("pc")
+            for refused in (False, True):
+                # The kept connection breaks first, and only a new one can be refused.
+                with pytest.raises(UnreachableError) as caught:
+                    await caller.call()
+                assert caught.value.refused == refused
+
+        on_network(scenario)
+
+
 class TestFreezing:
     def test_a_kernel_takes_a_window_and_its_process_answers_later(self):
         async def scenario(net):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import planted_bugs
+import planted_replica_bugs
 import pytest
 from planted_bugs import PLANTED, caught
 from simulated_schedules import schedule
@@ -29,6 +30,8 @@ SEEDS = 40
         (planted_bugs.dedup_off, 1),
         (planted_bugs.gate_ignores_staleness, 4),
         (planted_bugs.codec_loses_mass, 5),
+        (planted_replica_bugs.acknowledged_before_replicated, 1),
+        (planted_replica_bugs.damaged_entries_are_skipped, 3),
     ],
 )
 def test_a_planted_bug_is_caught(plant: Callable[[], Any], invariant: int) -> None:
@@ -70,6 +73,7 @@ def test_a_checkpoint_has_the_plan_of_its_parameters(planted: bool, tmp_path: Pa
             "data": {"dataset": "npz", "path": "problem.npz", "batch_size": 8},
             "schedule": {"length": 6},
             "checkpoint": {"every_seconds": 3},
+            "replication": {"replicas": 1},
             "cluster": {
                 "servers": 2,
                 "range_batches": 2,

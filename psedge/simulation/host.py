@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
+from psedge.run_folder import RUNS
 from psedge.simulation.clock import VirtualClock
 from psedge.simulation.devices import Device
 from psedge.simulation.disk import VirtualDisk
@@ -13,23 +14,32 @@ from psedge.simulation.process import Process
 from psedge.supervisor.service import Supervisor
 from psedge.work import Worker
 
+#: What runs there: `supervisor` only where it is apart, else it is with the first `server`.
+Kind = Literal["supervisor", "server", "worker"]
+
 
 @dataclass(slots=True)
 class Host:
-    """number: of its kind, from 0. starts: of its process so far.
+    """number: of its kind, from 0. run: name of the experiment. runs: how many of it were begun
+    here. stores: of the folders for its logs. from_checkpoint: the next supervisor is to go back
+    there, whatever the servers have. starts: of its process so far.
 
     process, task: of the latest start; None before the first. program: what a worker's process
-    runs. supervisor: on the first server, once it has one. leaving: it was asked to end.
+    runs. supervisor: where it runs, once it does. leaving: it was asked to end.
     wanted: meanwhile it was asked to start again.
     scheduled_slow, fault_slow: how many times slower it is, by its schedule and by faults.
     """
 
     place: Place
     number: int
-    serves: bool
+    kind: Kind
     clock: VirtualClock
     disk: VirtualDisk
     device: Device
+    run: str = ""
+    runs: int = 1
+    stores: int = 1
+    from_checkpoint: bool = False
     starts: int = 0
     process: Process | None = None
     task: Any = None
@@ -44,6 +54,25 @@ class Host:
     @property
     def name(self) -> str:
         return self.place.name
+
+    @property
+    def serves(self) -> bool:
+        """Whether it is no worker."""
+        return self.kind != "worker"
+
+    @property
+    def folder(self) -> str:
+        """On its disk, of the run that it supervises."""
+        return f"{RUNS}/{self.run}" + (f"-{self.runs}" if self.runs > 1 else "")
+
+    def take_advice(self, error: str) -> None:
+        """What a program says when it ends is what the operator does."""
+        if "name another folder with --store" in error and "disk is full" not in error:
+            self.stores += 1
+
+    def begin_another_run(self) -> None:
+        """What the folder holds is of no more use."""
+        self.runs += 1
 
     def paced(self, *, scheduled: float | None = None, fault: float | None = None) -> None:
         """Be slower, or as fast as before, for one reason or the other."""

@@ -258,8 +258,12 @@ def _cancel_all(loop: VirtualLoop) -> None:
             task.cancel()
         with contextlib.suppress(Stalled, asyncio.CancelledError):
             loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
-    for task in asyncio.all_tasks(loop):
-        _close(task)
+    closed: set[asyncio.Task[Any]] = set()
+    for _ in range(CLEANUP_ROUNDS):
+        # What ends a coroutine may begin others, which will not come to run.
+        for task in asyncio.all_tasks(loop) - closed:
+            _close(task)
+            closed.add(task)
 
 
 def _close(task: asyncio.Task[Any]) -> None:

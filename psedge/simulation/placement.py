@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from psedge.config import ClusterConfig, SlowConfig
 from psedge.simulation.devices import DeviceProfile, device_named, link_named
-from psedge.simulation.faults.hosts import Hosts
+from psedge.simulation.faults.hosts import APART, Hosts
 from psedge.simulation.network.links import LinkProfile
 
 
@@ -23,8 +23,18 @@ class Place:
     slows: tuple[SlowConfig, ...] = ()
 
 
+def supervisor_places(cluster: ClusterConfig) -> tuple[Place, ...]:
+    """The supervisor's own host, if it has one. Raises ConfigError."""
+    if not cluster.supervisor_apart:
+        return ()
+    return (Place(APART, device_named(cluster.server_profile), link_named(cluster.server_link)),)
+
+
 def server_places(cluster: ClusterConfig) -> tuple[Place, ...]:
-    """server-0, server-1, ...; the first one holds the supervisor. Raises ConfigError."""
+    """server-0, server-1, ...; the first one also supervises, unless a host apart does that.
+
+    Raises ConfigError.
+    """
     profile, link = device_named(cluster.server_profile), link_named(cluster.server_link)
     return tuple(Place(f"server-{index}", profile, link) for index in range(cluster.servers))
 
@@ -62,6 +72,7 @@ def hosts_of(cluster: ClusterConfig) -> Hosts:
     return Hosts(
         tuple(place.name for place in worker_places(cluster)),
         tuple(place.name for place in server_places(cluster)),
+        cluster.supervisor_apart,
     )
 
 

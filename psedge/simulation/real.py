@@ -51,6 +51,7 @@ class RealWork:
         self.train_samples = len(self._train)
         sample, _ = self._train.batch(np.zeros(1, np.int64), None)
         self.model_factor = model_factor(self._module, sample)
+        self.log_factor = 1.0
         check_memory(experiment, len(self.model.parameters))
         measure = measure_with(
             experiment,

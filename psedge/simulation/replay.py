@@ -49,6 +49,7 @@ class ReplayWork:
         self.model = initial_state(experiment, self._module)
         self.evaluator = None
         self.model_factor = model_factor(self._module, self._gradients.sample)
+        self.log_factor = 1.0
         check_memory(experiment, len(self.model.parameters))
 
     def parts(self, worker: int, told: Told) -> Parts:

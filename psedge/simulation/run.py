@@ -9,13 +9,16 @@ from collections.abc import Callable
 import msgspec
 import torch
 
+from psedge.run_folder import SERVERS
 from psedge.simulation.checkers import CHECKERS
 from psedge.simulation.faults.inject import Injector
 from psedge.simulation.faults.plan import FaultPlan
+from psedge.simulation.host import Host
 from psedge.simulation.loop import run_virtual
 from psedge.simulation.outcome import Enough, HostTraffic, Order, Outcome, Progress
 from psedge.simulation.seeds import seed_of
 from psedge.simulation.trace import Trace
+from psedge.simulation.virtual_store import FOLDER
 from psedge.simulation.work import Work
 from psedge.simulation.world import World
 from psedge.supervisor.run_rows import RESULT_FILE, Result
@@ -138,6 +141,7 @@ class _Run:
         now = asyncio.get_running_loop().time()
         if world.pushes != self._pushes:
             self._pushes, self._pushed_at = world.pushes, max(now, self._pushed_at)
+        world.look(now - self._pushed_at)
         if now - self._pushed_at > STUCK_SECONDS:
             self._stuck = True
             self._enough = f"no push was applied for {STUCK_SECONDS / 3600:.0f} virtual hours"
@@ -196,7 +200,7 @@ class _Run:
         trace = world.trace
         supervisor = world.first.supervisor
         state = None if supervisor is None else supervisor.state
-        files = world.first.disk.files()
+        files = run_files(world.first)
         result = None
         with contextlib.suppress(KeyError, msgspec.DecodeError):
             result = msgspec.json.decode(files[RESULT_FILE], type=Result)
@@ -207,7 +211,7 @@ class _Run:
             virtual_seconds=asyncio.get_running_loop().time(),
             result=result,
             profiles={host.name: host.place.profile.name for host in world.each()},
-            servers=world.hosts.servers,
+            servers=tuple(host.name for host in world.each() if host.serves),
             faults=tuple(injector.struck),
             drawn=drawn,
             violations=tuple(world.watch.violations),
@@ -225,3 +229,13 @@ class _Run:
             },
             files=files,
         )
+
+
+def run_files(host: Host) -> dict[str, bytes]:
+    """The run folder on the supervisor's disk, without its own memory and the servers' logs."""
+    root = f"{host.folder}/"
+    return {
+        path.removeprefix(root): content
+        for path, content in host.disk.files().items()
+        if path.startswith(root) and not path.startswith((f"{root}{SERVERS}/", f"{root}{FOLDER}/"))
+    }

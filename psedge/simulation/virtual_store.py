@@ -2,19 +2,22 @@
 
 It makes the same promises as the real one (`supervisor/sqlite_store.py`): a commit takes one sync
 of the disk's time, survives a power cut once it has returned, and is whole or not there at all.
-Whoever opens the store owns it, and every commit of an earlier owner is refused. What has rotted on
-the disk is not used; of a journal that is what comes after the first damaged record.
+Whoever opens the store owns it, and every commit of an earlier owner is refused. As there, a file
+that is damaged is moved aside as a whole, and nothing of it is used; a record that was cut off by a
+power cut had not been promised.
 """
 
 from __future__ import annotations
 
 import contextlib
+import re
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import msgspec
 import xxhash
 
+from psedge.protocol.errors import DamagedError
 from psedge.protocol.ports import Storage
 from psedge.supervisor.store import ConflictError, StoreError
 
@@ -24,8 +27,9 @@ OWNER = f"{FOLDER}/owner"
 COMPACT_FACTOR = 4
 COMPACT_LEAST_BYTES = 64_000
 
-#: Length of a record's body and its XXH3-64.
-_HEADER = struct.Struct("<QQ")
+#: Length of a record's body, XXH3-64 of that number, XXH3-64 of the body.
+_HEADER = struct.Struct("<QQQ")
+_JOURNAL = re.compile(r"journal-\d+")
 _ROWS = msgspec.msgpack.Decoder(dict[str, bytes | None])
 
 
@@ -47,18 +51,20 @@ class VirtualStore:
         self._torn = True
 
     @classmethod
-    async def open(cls, storage: Storage) -> VirtualStore:
+    async def open(
+        cls, storage: Storage, notify: Callable[[str], None] = lambda text: None
+    ) -> VirtualStore:
         """Take the store over. Raises StoreError when the disk does not take what is written."""
         try:
             names = await storage.names(FOLDER)
-            journals = [name for name in names if name.startswith("journal-")]
+            journals = [name for name in names if _JOURNAL.fullmatch(name)]
             latest = max((_number(name) for name in journals), default=0)
             store = cls(storage, max(await _owner_of(storage) or 0, latest) + 1)
             # Taken over first and read then: what an earlier owner writes from now on is refused.
             await storage.write_atomic(OWNER, [_record({OWNER: b"%d" % store._owner})])
             # An opener that died on its way may have left none of its own.
             for name in sorted(journals, key=_number, reverse=True)[:1]:
-                store._replay(await storage.read(f"{FOLDER}/{name}"))
+                await store._take_over(f"{FOLDER}/{name}", notify)
             await store._write_anew()
             for name in journals:
                 await storage.remove(f"{FOLDER}/{name}")
@@ -124,9 +130,17 @@ class VirtualStore:
             else:
                 self._rows[key] = value
 
-    def _replay(self, content: bytes) -> None:
-        for writes in _records(content):
-            self._apply(writes)
+    async def _take_over(self, path: str, notify: Callable[[str], None]) -> None:
+        """Read what an earlier owner left."""
+        content = await self._storage.read(path)
+        try:
+            for writes in _records(content):
+                self._apply(writes)
+        except DamagedError as error:
+            self._rows.clear()
+            aside = f"{path}.unused"
+            await self._storage.write_atomic(aside, [content])
+            notify(f"{path} is not used, for {error}; it is kept as {aside}")
 
     async def _require_owner(self) -> None:
         if await _owner_of(self._storage) not in (self._owner, None):
@@ -135,7 +149,7 @@ class VirtualStore:
 
 async def _owner_of(storage: Storage) -> int | None:
     """None: nobody has owned the store, or who did cannot be read any more."""
-    with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(FileNotFoundError, DamagedError):
         for rows in _records(await storage.read(OWNER)):
             return int(rows[OWNER] or b"0")
     return None
@@ -147,16 +161,25 @@ def _number(name: str) -> int:
 
 def _record(writes: dict[str, bytes | None]) -> bytes:
     body = msgspec.msgpack.encode(writes)
-    return _HEADER.pack(len(body), xxhash.xxh3_64_intdigest(body)) + body
+    length = len(body).to_bytes(8, "little")
+    digests = xxhash.xxh3_64_intdigest(length), xxhash.xxh3_64_intdigest(body)
+    return _HEADER.pack(len(body), *digests) + body
 
 
 def _records(content: bytes) -> Iterator[dict[str, bytes | None]]:
-    """Whole records from the beginning; the first that is cut short or damaged ends them."""
+    """Whole records from the beginning; one that is cut short ends them.
+
+    Raises DamagedError at one that is not what was written.
+    """
     at = 0
     while at + _HEADER.size <= len(content):
-        length, digest = _HEADER.unpack_from(content, at)
+        length, digest_of_length, digest = _HEADER.unpack_from(content, at)
+        if xxhash.xxh3_64_intdigest(content[at : at + 8]) != digest_of_length:
+            raise DamagedError("it is damaged")
         body = content[at + _HEADER.size : at + _HEADER.size + length]
-        if len(body) != length or xxhash.xxh3_64_intdigest(body) != digest:
+        if len(body) != length:
             return
+        if xxhash.xxh3_64_intdigest(body) != digest:
+            raise DamagedError("it is damaged")
         yield _ROWS.decode(body)
         at += _HEADER.size + length

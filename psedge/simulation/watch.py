@@ -16,11 +16,13 @@ from psedge.compression.codec import Float32Array
 from psedge.compression.coding_work import CodingWork
 from psedge.compression.lossless import stage_of_frame
 from psedge.compression.table import codec_of_frame
+from psedge.protocol.log_entry import Entry, EntryKind
 from psedge.protocol.messages import ClaimReply
 from psedge.protocol.ports import Buffer, Clock, Incoming, Reply
 from psedge.protocol.shards import Assignment, Members, ShardState
-from psedge.protocol.wire import Content, Header
+from psedge.protocol.wire import HEADER_BYTES, Content, Header, Status, decode_header
 from psedge.server.push import Outcome, Push
+from psedge.server.replica import Replica
 from psedge.server.service import HostedShard, ShardService
 from psedge.server.shard import Shard
 from psedge.simulation.checkers.checker import Checker
@@ -39,7 +41,8 @@ class Watch:
 
     now: virtual seconds. joined: called with the host of a worker that was admitted. pushed: with
     a worker's host after each of its pushes that was answered, and with when that push began.
-    applied: after each push that shard 0 took. snapped: after the state of shard 0 was taken.
+    applied: after each push that a primary of shard 0 took. snapped: after its state was taken.
+    services: of the hosts with a server process.
     """
 
     def __init__(
@@ -53,6 +56,7 @@ class Watch:
         snapped: Callable[[], None],
     ) -> None:
         self.violations: list[Violation] = []
+        self.services: dict[str, ShardService] = {}
         self.now = now
         self.joined, self.pushed, self.applied, self.snapped = joined, pushed, applied, snapped
         self._checkers = [checker(self._report, now) for checker in checkers]
@@ -69,6 +73,22 @@ class Watch:
             ]
         for call in hooks:
             call(*arguments)
+
+    def host_gone(self, host: str) -> None:
+        """The process on a host has ended, however it did."""
+        self.services.pop(host, None)
+        self.tell("host_gone", host)
+
+    def holders(self, role: str, shard: int) -> tuple[str, ...]:
+        """The hosts with this role of a shard; of several primaries, that of the highest term."""
+        found = [
+            (hosted.replica.term, host)
+            for host, service in self.services.items()
+            if (hosted := service.hosted.get(shard)) is not None and hosted.replica.role == role
+        ]
+        if role == "primary":
+            found = sorted(found)[-1:]
+        return tuple(host for _, host in sorted(found))
 
     def _report(self, violation: Violation) -> None:
         if len(self.violations) < VIOLATIONS_LIMIT:
@@ -87,14 +107,23 @@ def watched_shard(watch: Watch, host: str) -> type[Shard]:
             counters: bytes,
             state: ShardState | None = None,
         ) -> None:
-            #: Where it continues; None for a fresh one.
-            self.began = state
             rest = () if state is None else (state,)
             super().__init__(assignment, parameters, buffers, counters, *rest)
+            if state is None:
+                watch.tell("shard_made", host, self, None)
 
-        def set_members(self, members: Members) -> None:
-            super().set_members(members)
+        @classmethod
+        def restored(
+            cls, assignment: Assignment, state: ShardState, arrays: Mapping[str, NDArray[Any]]
+        ) -> Shard:
+            shard = super().restored(assignment, state, arrays)
+            watch.tell("shard_made", host, shard, state)
+            return shard
+
+        def set_members(self, members: Members) -> bool:
+            changed = super().set_members(members)
             watch.tell("members_set", host, self, members)
+            return changed
 
         def push(self, push: Push) -> Outcome:
             watch.tell("shard_pushing", host, self, push)
@@ -104,9 +133,12 @@ def watched_shard(watch: Watch, host: str) -> type[Shard]:
                 watch.tell("shard_raised", host, self, push, error)
                 raise
             watch.tell("shard_pushed", host, self, push, outcome)
-            if self.assignment.shard == 0:
-                watch.applied()
             return outcome
+
+        def image(self) -> tuple[ShardState, dict[str, NDArray[Any]], int]:
+            state, arrays, behind = super().image()
+            watch.tell("shard_imaged", host, self, state, arrays)
+            return state, arrays, behind
 
         def state(self) -> tuple[ShardState, dict[str, NDArray[Any]]]:
             state, arrays = super().state()
@@ -125,29 +157,43 @@ class WatchedService(ShardService):
     """
 
     def __init__(
-        self, clock: Clock, watch: Watch, trace: Trace, host: str, hosts: Mapping[int, str]
+        self,
+        clock: Clock,
+        watch: Watch,
+        trace: Trace,
+        host: str,
+        hosts: Mapping[int, str],
+        **further: Any,
     ) -> None:
-        super().__init__(clock, watched_shard(watch, host))
+        """further: as ShardService takes it."""
+        super().__init__(clock, watched_shard(watch, host), **further)
         self.work = CodingWork()
         self._watch = watch
         self._trace = trace
         self._host = host
         self._hosts = hosts
+        watch.services[host] = self
         watch.tell("server_opened", host, self)
 
-    async def assign(self, incoming: Incoming) -> Reply:
-        before = {hosted.shard for hosted in self._hosted.values()}
-        reply = await super().assign(incoming)
-        for hosted in self._hosted.values():
-            if hosted.shard not in before:
-                began = getattr(hosted.shard, "began", None)
-                self._watch.tell("shard_made", self._host, hosted.shard, began)
-        return reply
+    def replica_changed(self, replica: Replica, what: str) -> None:
+        self._trace.record("replica", self._host, _told(replica, what), notable=what in _NOTABLE)
+        self._watch.tell("replica_changed", self._host, replica, what)
+
+    def entries_appended(self, replica: Replica, entries: Sequence[Entry]) -> None:
+        elements = self._elements(replica.shard.assignment.shard)
+        for entry in entries:
+            if entry.kind is EntryKind.PUSH:
+                header = decode_header(memoryview(entry.body)[:HEADER_BYTES])
+                self.work.applied[_coding(header)] += elements
+        self._watch.tell("entries_applied", self._host, replica, entries)
 
     def reply(self, header: Header, sections: Sequence[Buffer]) -> Reply:
         if header.content is not Content.NONE:
             self.work.published[_coding(header)] += self._elements(header.shard)
         reply = super().reply(header, sections)
+        hosted = self._hosted.get(header.shard)
+        if header.status is not Status.NONE and hosted is not None:
+            self._watch.tell("push_answered", self._host, hosted.replica, header)
         self._watch.tell("step")
         return reply
 
@@ -156,6 +202,8 @@ class WatchedService(ShardService):
     ) -> tuple[Outcome, float]:
         received = await super().receive_push(incoming, header, hosted)
         self.work.applied[_coding(header)] += self._elements(header.shard)
+        if header.shard == 0:
+            self._watch.applied()
         return received
 
     async def wait_at_gate(self, hosted: HostedShard, header: Header) -> bool:
@@ -222,6 +270,15 @@ def watched_session(watch: Watch, trace: Trace, host: str, hosts: dict[int, str]
             watch.tell("step")
 
     return WatchedSession
+
+
+#: What becomes of copies and people want to see.
+_NOTABLE = ("promoted", "recovered")
+
+
+def _told(replica: Replica, what: str) -> str:
+    number, at = replica.shard.assignment.shard, replica.at
+    return f"shard {number} {what} in term {replica.term} at entry {at.index}"
 
 
 def _coding(header: Header) -> tuple[str, str]:

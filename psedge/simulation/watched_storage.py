@@ -36,6 +36,9 @@ class WatchedStorage:
             self._recorded(bytes(data))
         await self._storage.append(path, data)
 
+    async def sync(self, path: str) -> None:
+        await self._storage.sync(path)
+
     async def names(self, folder: str) -> list[str]:
         return await self._storage.names(folder)
 

@@ -22,6 +22,9 @@ from psedge.worker.feed import Batch
 from psedge.worker.gradient import Step
 from psedge.worker.objectives import cross_entropy
 
+#: A megabyte of log is some ten of the problem's pushes.
+LOG_FACTOR = 0.02
+
 #: Receives the indices of the samples that go into a gradient.
 Told = Callable[[NDArray[np.int64]], None]
 
@@ -30,6 +33,8 @@ class Work(Protocol):
     """model: where training starts. train_samples: in an epoch. evaluator: None measures nothing.
 
     model_factor: work per sample relative to ResNet-32 on CIFAR-10.
+    log_factor: size of servers' log files relative to what the config says, as tiny models never
+    fill those.
     """
 
     @property
@@ -43,6 +48,9 @@ class Work(Protocol):
 
     @property
     def model_factor(self) -> float: ...
+
+    @property
+    def log_factor(self) -> float: ...
 
     def parts(self, worker: int, told: Told) -> Parts:
         """What one worker computes on. worker: from 0, in the order of the config."""
@@ -58,6 +66,7 @@ class ProblemWork:
         self.train_samples = samples
         self.evaluator = None
         self.model_factor = 1.0
+        self.log_factor = LOG_FACTOR
 
     def parts(self, worker: int, told: Told) -> Parts:
         model = Problem(self._rows, seed=self._seed)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from contextvars import Context
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -21,10 +23,16 @@ from psedge.simulation.clock import VirtualClock
 from psedge.simulation.devices import Device
 from psedge.simulation.disk import VirtualDisk
 from psedge.simulation.faults.kinds import Fault, HalfOpen, Partition, Reset
-from psedge.simulation.host import Host
+from psedge.simulation.host import Host, Kind
 from psedge.simulation.loop import VirtualLoop
 from psedge.simulation.network.network import Network
-from psedge.simulation.placement import Place, hosts_of, server_places, worker_places
+from psedge.simulation.placement import (
+    Place,
+    hosts_of,
+    server_places,
+    supervisor_places,
+    worker_places,
+)
 from psedge.simulation.process import Process
 from psedge.simulation.recovery import Recoveries
 from psedge.simulation.seeds import seed_of
@@ -35,6 +43,10 @@ from psedge.supervisor.run_rows import Row, rows_of
 
 #: How long the operator takes to start again what has ended without being asked to.
 OPERATOR_SECONDS = 5.0
+#: How long the operator leaves a run alone that waits for servers.
+PATIENCE_SECONDS = 120.0
+#: Name of a run whose experiment has none.
+RUN = "simulated"
 #: A run that fails more often is given up.
 RESUMES_LIMIT = 20
 
@@ -82,11 +94,20 @@ class World:
         self._loop = loop
         self._counts = {"push": 0, "snapshot": 0, "checkpoint": 0}
         self._resumes = 0
+        #: The operator has stopped the run, to resume it from its checkpoint.
+        self._giving_up = False
+        self._first_started_at = 0.0
         self._hosts: dict[str, Host] = {}
-        for serves, places_of in ((True, server_places), (False, worker_places)):
-            for index, place in enumerate(places_of(experiment.cluster)):
-                self._add(place, index, serves=serves)
-        self.hosts = hosts_of(experiment.cluster)
+        places: dict[Kind, tuple[Place, ...]] = {
+            "supervisor": supervisor_places(experiment.cluster),
+            "server": server_places(experiment.cluster),
+            "worker": worker_places(experiment.cluster),
+        }
+        for kind, its in places.items():
+            for index, place in enumerate(its):
+                self._add(place, index, kind)
+        #: Roles that move are resolved when a fault strikes.
+        self.hosts = replace(hosts_of(experiment.cluster), holders=self.watch.holders)
         self.home = Address(url_of(self.first.name, DEFAULT_PORT))
 
     def each(self) -> list[Host]:
@@ -104,7 +125,7 @@ class World:
     @property
     def first(self) -> Host:
         """The host of the supervisor."""
-        return self._hosts[self.hosts.servers[0]]
+        return self._hosts[self.hosts.supervisor]
 
     def boot(self) -> None:
         """Start every host at its time, and let its schedule take its course."""
@@ -135,6 +156,8 @@ class World:
             found.wanted = found.leaving
             return
         found.starts += 1
+        if found is self.first:
+            self._first_started_at = self._loop.time()
         found.wanted = False
         found.leaving = False
         found.supervisor, found.program = None, None
@@ -227,14 +250,15 @@ class World:
         text = f"checkpoint {self._counts['checkpoint']}"
         self.trace.record("checkpoint", self.first.name, text, notable=True)
 
-    def _add(self, place: Place, number: int, *, serves: bool) -> None:
+    def _add(self, place: Place, number: int, kind: Kind) -> None:
         name = place.name
         clock = VirtualClock(self._loop.time)
         disk = VirtualDisk(asyncio.sleep, seed_of(self.seed, "disk", name))
         device = Device(place.profile, model_factor=self.work.model_factor)
-        self._hosts[name] = Host(place, number, serves, clock, disk, device)
+        run = self.experiment.name or RUN
+        self._hosts[name] = Host(place, number, kind, clock, disk, device, run)
         self.network.add_host(name, place.link)
-        if not serves:
+        if kind == "worker":
             self.trace.lane(name, "away")
 
     def _scheduled(self, host: str, text: str, act: Callable[..., None], *arguments: Any) -> None:
@@ -258,6 +282,7 @@ class World:
             self.trace.record("exit", host.name)
         except PsedgeError as error:
             self.trace.record("exit", host.name, str(error), notable=True)
+            host.take_advice(str(error))
             if host is self.first:
                 self.last_words = str(error)
         except Exception as error:
@@ -265,11 +290,17 @@ class World:
             self.failure = error
             self.over.set()
         else:
-            self.trace.record("exit", host.name)
-        self.watch.tell("host_gone", host.name)
+            failed = "" if host.supervisor is None else host.supervisor.state.reason
+            self.trace.record("exit", host.name, failed, notable=bool(failed))
+        self.watch.host_gone(host.name)
         self.trace.lane(host.name, "away")
         self.network.process_died(host.name)
-        self._look_after(host)
+        # Whatever the program has left running ends with its process.
+        process.kill()
+        self._loop.keep_tasks()
+        host.disk.process_died()
+        # The operator is no part of that process.
+        Context().run(self._look_after, host)
 
     def _program(self, host: Host) -> Coroutine[Any, Any, None]:
         if not host.serves:
@@ -289,8 +320,11 @@ class World:
                 self._later(self._loop.time() + OPERATOR_SECONDS, self._start_again, host.name)
             return
         supervisor = host.supervisor
-        failed = supervisor is None or supervisor.state.phase == "failed"
-        if not failed or self._resumes >= RESUMES_LIMIT:
+        ended = supervisor is not None and supervisor.state.phase in ("finished", "stopped")
+        if self._giving_up:
+            self._giving_up = ended = False
+            host.from_checkpoint = True
+        if ended or self._resumes >= RESUMES_LIMIT:
             self.over.set()
             return
         self._resumes += 1
@@ -303,6 +337,25 @@ class World:
         self.trace.record("operator", self.first.name, "resumes the run", notable=True)
         self.start(self.first.name)
 
+    def look(self, silent_seconds: float) -> None:
+        """What the operator does about a run in which no push was applied for so long.
+
+        One whose servers will not come back with the logs that the supervisor waits for is stopped,
+        and goes on as with `--resume --from-checkpoint`.
+        """
+        supervisor = self.first.supervisor
+        silent_seconds = min(silent_seconds, self._loop.time() - self._first_started_at)
+        if silent_seconds < PATIENCE_SECONDS or supervisor is None or not self.first.running:
+            return
+        if supervisor.state.stop_reason is not None:
+            return
+        latest = {event.subject: event for event in supervisor.state.journal.latest(100)}
+        waits = any(event.decision == "wait" for event in latest.values())
+        if waits:
+            self.trace.record("operator", self.first.name, "gives lost logs up", notable=True)
+            self._giving_up = True
+            supervisor.request_stop("stopped by Ctrl-C")
+
     def _start_again(self, name: str) -> None:
         host = self._hosts[name]
         if not self.over.is_set() and not host.off and not host.running and not host.leaving:
@@ -313,7 +366,7 @@ class World:
         host.process.kill()
         self._loop.keep_tasks()
         host.supervisor = None
-        self.watch.tell("host_gone", host.name)
+        self.watch.host_gone(host.name)
         self.trace.lane(host.name, "dead")
         self.recoveries.struck(self._loop.time(), host.name, serves=host.serves)
 

@@ -1,12 +1,13 @@
-"""Invariant 3: a worker's parameters and what the server has on record are the same bits.
+"""Invariant 3: copies of a shard are the same bits at the same entry of its log.
 
-So are a shard's arrays and those of the checkpoint that it was restored from.
+So are a worker's parameters and what the server has on record, and a shard's arrays and those of
+the checkpoint that it was restored from.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,19 +17,25 @@ from numpy.typing import NDArray
 from psedge.compression.codec import Float32Array
 from psedge.compression.identity import Identity
 from psedge.compression.native import kernels
+from psedge.protocol.log_entry import Entry
+from psedge.protocol.replicas import Position
 from psedge.protocol.shards import Members, ShardState
-from psedge.protocol.wire import NO_POSITION
+from psedge.protocol.wire import NO_POSITION, Header
 from psedge.server.push import Outcome
 from psedge.server.push import Push as ServerPush
+from psedge.server.replica import Replica
 from psedge.server.service import ShardService
 from psedge.server.shard import Shard
 from psedge.simulation.checkers.checker import Checker
-from psedge.simulation.checkers.lineage import KEPT_SNAPSHOTS
+from psedge.simulation.checkers.lineage import KEPT_SNAPSHOTS, Reigning
+from psedge.supervisor.service import Supervisor
 from psedge.worker.session import Session
 from psedge.worker.shard_link import ShardLink
 
 #: Latest versions of a shard whose bits are remembered; no reply is on its way for longer.
 KEPT_VERSIONS = 4096
+#: Latest entries of a shard's log at which the digest of a copy is remembered.
+KEPT_POSITIONS = 4096
 
 _Place = tuple[int, int, int, int]
 
@@ -51,8 +58,22 @@ class _Versions:
             self.known.pop(self.order.popleft(), None)
 
 
+@dataclass(slots=True)
+class _Copies:
+    """Digests of the copies of one shard, by the entry that they had come to."""
+
+    digests: dict[Position, tuple[int, str]] = field(default_factory=dict)
+
+    def differs(self, at: Position, digest: int, host: str) -> str:
+        """Enter a digest; returns the host that had another one there, or nothing."""
+        known, where = self.digests.setdefault(at, (digest, host))
+        if len(self.digests) > KEPT_POSITIONS:
+            del self.digests[next(iter(self.digests))]
+        return where if known != digest else ""
+
+
 class BitIdentity(Checker):
-    """Compares after every reply that a worker takes over."""
+    """Compares copies whenever one of them changes, and workers after every reply they take."""
 
     invariant = 3
 
@@ -61,8 +82,8 @@ class BitIdentity(Checker):
         self._services: dict[str, ShardService] = {}
         self._versions: dict[int, _Versions] = {}
         self._latest: dict[Shard, tuple[str, int]] = {}
-        #: The shard of each number that was made last: a server may still hold an older one.
-        self._newest: dict[int, Shard] = {}
+        self._reigning = Reigning()
+        self._copies: dict[int, _Copies] = {}
         #: Digests of the arrays of checkpoints, by shard and version.
         self._saved: dict[_Place, deque[dict[str, int]]] = {}
 
@@ -71,9 +92,9 @@ class BitIdentity(Checker):
 
     def shard_made(self, host: str, shard: Shard, state: ShardState | None) -> None:
         self._latest[shard] = host, -1
-        self._newest[shard.assignment.shard] = shard
+        self._reigning.made(shard)
         self._note(host, shard)
-        if state is None:
+        if state is None or state.accounts is not None:
             return
         saved = self._saved.get(_place(shard, state.version))
         found = _digests(shard.arrays()) if saved is not None else {}
@@ -85,11 +106,26 @@ class BitIdentity(Checker):
                 f"other bits than its checkpoint: {', '.join(wrong)}",
             )
 
+    def run_started(self, host: str, supervisor: Supervisor) -> None:
+        if self._reigning.run_started(supervisor):
+            self._copies.clear()
+
     def members_set(self, host: str, shard: Shard, members: Members) -> None:
         self._note(host, shard)
 
     def shard_pushed(self, host: str, shard: Shard, push: ServerPush, outcome: Outcome) -> None:
         self._note(host, shard)
+
+    def replica_changed(self, host: str, replica: Replica, what: str) -> None:
+        self._reigning.changed(host, replica)
+        if what != "dropped":
+            self._compare_copies(host, replica)
+
+    def entries_applied(self, host: str, replica: Replica, entries: Sequence[Entry]) -> None:
+        self._compare_copies(host, replica)
+
+    def push_answered(self, host: str, replica: Replica, header: Header) -> None:
+        self._compare_copies(host, replica)
 
     def shard_state(
         self, host: str, shard: Shard, state: ShardState, arrays: Mapping[str, NDArray[Any]]
@@ -127,7 +163,7 @@ class BitIdentity(Checker):
         """What the servers have on record for a worker at the position where it stands."""
         for service in self._services.values():
             hosted = service.hosted.get(link.shard.shard)
-            if hosted is None or hosted.shard is not self._newest.get(link.shard.shard):
+            if hosted is None or hosted.shard is not self._reigning.shard(link.shard.shard):
                 continue
             here = any(
                 (member.worker, member.incarnation) == (worker, incarnation)
@@ -151,6 +187,19 @@ class BitIdentity(Checker):
                 host,
                 f"the parameters of shard {link.shard.shard} on worker {session.joined.worker} are "
                 f"not those of version {link.version}",
+            )
+
+    def _compare_copies(self, host: str, replica: Replica) -> None:
+        number = replica.shard.assignment.shard
+        if not replica.at.index or not self._reigning.is_of_this_run(replica.shard):
+            return
+        copies = self._copies.setdefault(number, _Copies())
+        other = copies.differs(replica.at, replica.shard.digest(), host)
+        if other:
+            self.violated(
+                host,
+                f"the copy of shard {number} at entry {replica.at.index} of term "
+                f"{replica.at.term} differs from that on {other} there",
             )
 
     def _note(self, host: str, shard: Shard) -> None:

@@ -14,14 +14,18 @@ from psedge.compression.codec import Float32Array
 from psedge.protocol.shards import Members, ShardState
 from psedge.protocol.wire import Status
 from psedge.server.aggregation import KEPT_PAYLOADS
+from psedge.server.hosted_shard import KEPT_BUFFERS
 from psedge.server.ledger import DEPARTED_LIMIT
 from psedge.server.push import Outcome
 from psedge.server.push import Push as ServerPush
-from psedge.server.service import KEPT_BUFFERS, ShardService
+from psedge.server.service import ShardService
 from psedge.server.shard import Shard
 from psedge.simulation.checkers.checker import Checker
 from psedge.worker.push import Push
 from psedge.worker.session import Session
+
+#: Requests that wait for an acknowledgement besides two of each worker: those given up meanwhile.
+UNACKNOWLEDGED_LIMIT = 64
 
 _Print = tuple[int, ...]
 
@@ -49,7 +53,7 @@ class Bounds(Checker):
         self._services[host] = service
 
     def shard_made(self, host: str, shard: Shard, state: ShardState | None) -> None:
-        self._shards[shard] = _Seen(host, _print(shard))
+        self._shards[shard] = _Seen(host, _print(shard), len(shard.members))
 
     def members_set(self, host: str, shard: Shard, members: Members) -> None:
         seen, now = self._shards[shard], _print(shard)
@@ -101,8 +105,13 @@ class Bounds(Checker):
         held = len(hosted.receive_buffers) + len(hosted.lent_buffers)
         if held > KEPT_BUFFERS + KEPT_PAYLOADS:
             self.violated(host, f"{_name(shard)} holds {held} receive buffers")
-        if len(hosted.waiting) > len(hosted.shard.members) + 1:
+        members = len(hosted.shard.members)
+        if len(hosted.waiting) > members + 1:
             self.violated(host, f"{len(hosted.waiting)} requests wait at {_name(shard)}")
+        if len(hosted.unacknowledged) > 2 * members + UNACKNOWLEDGED_LIMIT:
+            self.violated(
+                host, f"{len(hosted.unacknowledged)} wait for acknowledgements of {_name(shard)}"
+            )
 
     def worker_encoded(
         self, host: str, session: Session, push: Push, gradient: Float32Array

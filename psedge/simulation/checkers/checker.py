@@ -7,18 +7,21 @@ change. Invariants have the numbers of the design; 0 is a core that contradicts 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from psedge.compression.codec import Float32Array
+from psedge.protocol.log_entry import Entry
 from psedge.protocol.messages import ClaimReply
 from psedge.protocol.shards import Members, ShardState
 from psedge.protocol.status import Status
+from psedge.protocol.wire import Header
 from psedge.server.push import Outcome
 from psedge.server.push import Push as ServerPush
+from psedge.server.replica import Replica
 from psedge.server.service import ShardService
 from psedge.server.shard import Shard
 from psedge.simulation.outcome import Violation
@@ -48,7 +51,29 @@ class Checker:
         """A server process has begun, with a service that holds no shard yet."""
 
     def shard_made(self, host: str, shard: Shard, state: ShardState | None) -> None:
-        """A server took over a shard. state: where it continues, None for a fresh one."""
+        """A server has made a copy of a shard, which nobody has pushed to yet.
+
+        state: where it continues: an image if it has accounts, else a checkpoint; None for a fresh
+        one. Entries of a log that lay on a disk go into it after this and before anything else.
+        """
+
+    def shard_imaged(
+        self, host: str, shard: Shard, state: ShardState, arrays: Mapping[str, NDArray[Any]]
+    ) -> None:
+        """`Shard.image` has returned: a copy of this one is about to be made, or kept on a disk."""
+
+    def replica_changed(self, host: str, replica: Replica, what: str) -> None:
+        """A copy was `assigned`, `installed`, `recovered`, `promoted`, `sealed`, `dropped`, or
+        follows another `reign`."""
+
+    def entries_applied(self, host: str, replica: Replica, entries: Sequence[Entry]) -> None:
+        """A backup or learner has applied what its primary sent it."""
+
+    def push_answered(self, host: str, replica: Replica, header: Header) -> None:
+        """A server tells a worker what became of its push: from now on that is acknowledged.
+
+        header: of the reply.
+        """
 
     def members_set(self, host: str, shard: Shard, members: Members) -> None:
         """`Shard.set_members` has returned."""
@@ -69,6 +94,9 @@ class Checker:
 
     def gate_passed(self, host: str, shard: Shard, worker: int, incarnation: int) -> None:
         """A gated reply with content leaves: this worker may take its next step."""
+
+    def noted(self, host: str, text: str) -> None:
+        """A program on a host has told people something."""
 
     def host_gone(self, host: str) -> None:
         """The process on a host has ended: by itself, by a crash, by a power cut."""

@@ -17,9 +17,11 @@ import numpy as np
 from psedge.compression.codec import Float32Array
 from psedge.compression.native import kernels
 from psedge.compression.top_k import TopK
-from psedge.protocol.wire import Status
+from psedge.protocol.shards import ShardState
+from psedge.protocol.wire import Header, Status
 from psedge.server.push import Outcome
 from psedge.server.push import Push as ServerPush
+from psedge.server.replica import Replica
 from psedge.server.shard import Shard
 from psedge.simulation.checkers.checker import Checker
 from psedge.worker.client import ExchangeResult
@@ -52,6 +54,14 @@ class _Books:
     parts: dict[int, _Sent] = field(default_factory=dict)
 
 
+@dataclass(slots=True)
+class _Copy:
+    """One copy of a shard. outcomes: sequence and status of each sender's latest push."""
+
+    host: str
+    outcomes: dict[tuple[int, int], tuple[int, Status]] = field(default_factory=dict)
+
+
 class Conservation(Checker):
     """Keeps the books of each worker's residual."""
 
@@ -62,11 +72,21 @@ class Conservation(Checker):
         self._books: dict[str, _Books] = {}
         #: Digests of what the pushes on their way decode to, by shard and sender.
         self._digests: dict[tuple[int, int, int], tuple[int, int]] = {}
-        #: What became of the latest push of each sender, by shard and sender.
+        #: What became of the latest push of each sender in each copy of a shard.
+        self._copies: dict[Shard, _Copy] = {}
+        #: The same, as far as a server has acknowledged it, by shard and sender.
         self._outcomes: dict[tuple[int, int, int], tuple[int, Status]] = {}
 
     def host_gone(self, host: str) -> None:
         self._books.pop(host, None)
+        for shard in [shard for shard, copy in self._copies.items() if copy.host == host]:
+            del self._copies[shard]
+
+    def shard_made(self, host: str, shard: Shard, state: ShardState | None) -> None:
+        copy = self._copies[shard] = _Copy(host)
+        for account in (state.accounts or ()) if state is not None else ():
+            sender = (account.progress.worker, account.progress.incarnation)
+            copy.outcomes[sender] = account.progress.sequence, Status(account.latest_status)
 
     def worker_encoded(
         self, host: str, session: Session, push: Push, gradient: Float32Array
@@ -94,10 +114,11 @@ class Conservation(Checker):
             books.residual[place] = now
 
     def shard_pushed(self, host: str, shard: Shard, push: ServerPush, outcome: Outcome) -> None:
-        key = (shard.assignment.shard, push.worker, push.incarnation)
-        if outcome.status is Status.DUPLICATE or self._outcomes.get(key, (0,))[0] >= push.sequence:
+        outcomes, sender = self._copies[shard].outcomes, (push.worker, push.incarnation)
+        if outcome.status is Status.DUPLICATE or outcomes.get(sender, (0,))[0] >= push.sequence:
             return
-        self._outcomes[key] = push.sequence, outcome.status
+        outcomes[sender] = push.sequence, outcome.status
+        key = (shard.assignment.shard, *sender)
         sequence, digest = self._digests.get(key, (0, 0))
         if sequence != push.sequence or push.opened is None:
             return
@@ -109,6 +130,12 @@ class Conservation(Checker):
                 f"push {push.sequence} of worker {push.worker} decodes on shard {key[0]} to other "
                 "values than the worker encoded",
             )
+
+    def push_answered(self, host: str, replica: Replica, header: Header) -> None:
+        sender = (header.worker, header.incarnation)
+        found = self._copies[replica.shard].outcomes.get(sender)
+        if found is not None:
+            self._outcomes[(header.shard, *sender)] = found
 
     def worker_sent(
         self, host: str, session: Session, push: Push, result: ExchangeResult | BaseException

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from psedge.compression.codec import Float32Array
+from psedge.protocol.log_entry import Entry
 from psedge.protocol.shards import Members, ShardState
 from psedge.server.push import Outcome
 from psedge.server.push import Push as ServerPush
+from psedge.server.replica import Replica
 from psedge.server.service import ShardService
 from psedge.server.shard import Shard
 from psedge.simulation.checkers.checker import Checker
@@ -48,6 +50,14 @@ class Cores(Checker):
 
     def shard_raised(self, host: str, shard: Shard, push: ServerPush, error: Exception) -> None:
         self._look(host, shard)
+
+    def replica_changed(self, host: str, replica: Replica, what: str) -> None:
+        self._check(host, _copy(replica), replica.check_invariants)
+        if what != "dropped":
+            self._changed[host, replica.shard.assignment.shard] = None
+
+    def entries_applied(self, host: str, replica: Replica, entries: Sequence[Entry]) -> None:
+        self._check(host, _copy(replica), replica.check_invariants)
 
     def gate_passed(self, host: str, shard: Shard, worker: int, incarnation: int) -> None:
         self._changed[host, shard.assignment.shard] = None
@@ -88,6 +98,10 @@ class Cores(Checker):
             check()
         except AssertionError as error:
             self.violated(host, f"the {what} contradicts itself: {str(error) or _asserted(error)}")
+
+
+def _copy(replica: Replica) -> str:
+    return f"copy of shard {replica.shard.assignment.shard}"
 
 
 def _asserted(error: AssertionError) -> str:

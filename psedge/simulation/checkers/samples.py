@@ -1,7 +1,8 @@
 """Invariant 6: every sample of an epoch is visited exactly once.
 
 A visit is a push that shard 0 took, applied or refused: its samples are not handed out again. What
-a resumed run goes back behind its checkpoint is visited again, and only that.
+a resumed run goes back behind its checkpoint is visited again, and only that. Each copy of shard 0
+has visits of its own; what counts in the end are those of the last primary.
 """
 
 from __future__ import annotations
@@ -18,11 +19,15 @@ from psedge.protocol.messages import ClaimReply
 from psedge.protocol.shards import ShardState
 from psedge.protocol.status import Status as RunStatus
 from psedge.protocol.wire import Status
+from psedge.server.ledger import DEPARTED_LIMIT
 from psedge.server.push import Outcome
 from psedge.server.push import Push as ServerPush
+from psedge.server.replica import Replica
 from psedge.server.shard import Shard
 from psedge.simulation.checkers.checker import Checker
-from psedge.simulation.checkers.lineage import Snapshots
+from psedge.simulation.checkers.lineage import Reigning, Snapshots
+from psedge.simulation.checkers.losses import Losses
+from psedge.supervisor.journal import KEPT_EVENTS
 from psedge.supervisor.service import Supervisor
 from psedge.worker.push import Push
 from psedge.worker.session import Session
@@ -62,7 +67,7 @@ class _Visit:
 
 @dataclass(slots=True)
 class _Life:
-    """Shard 0 on one server. visits: all that its parameters stand for, None if unknown."""
+    """A copy of shard 0. visits: all that its parameters stand for, None if unknown."""
 
     host: str
     visits: list[_Visit] | None
@@ -91,8 +96,14 @@ class Samples(Checker):
         super().__init__(*further)
         self._readers: dict[str, _Reader] = {}
         self._sent: dict[_Sender, dict[int, _Visit]] = {}
+        #: All of these again, once a shard has taken them: entries of a log come back much later.
+        self._taken: dict[tuple[_Sender, int], _Visit] = {}
         self._lives: dict[Shard, _Life] = {}
+        self._reigning = Reigning()
+        #: The life of the latest primary, and samples of visits that its successors lack.
         self._latest: _Life | None = None
+        self._lost: set[tuple[_Epoch, int]] = set()
+        self._losses = Losses()
         self._snapshots: Snapshots[list[_Visit]] = Snapshots()
 
     def worker_joined(self, host: str, session: Session) -> None:
@@ -145,7 +156,24 @@ class Samples(Checker):
             life.visits = list(known)
             for visit in known:
                 life.count(visit)
-        self._lives[shard] = self._latest = life
+                life.sequences[visit.sender] = visit.sequence
+        self._lives[shard] = life
+        self._reigning.made(shard)
+
+    def run_started(self, host: str, supervisor: Supervisor) -> None:
+        self._reigning.run_started(supervisor)
+
+    def noted(self, host: str, text: str) -> None:
+        self._losses.noted(text)
+
+    def replica_changed(self, host: str, replica: Replica, what: str) -> None:
+        life = self._lives.get(replica.shard)
+        if not self._reigning.changed(host, replica) or life is None:
+            return
+        before, self._latest = self._latest, life
+        for visit in (before.visits or ()) if before is not None else ():
+            if visit.sequence > life.sequences.get(visit.sender, 0):
+                self._lost |= {(epoch, int(i)) for epoch, indices in visit.parts for i in indices}
 
     def shard_pushed(self, host: str, shard: Shard, push: ServerPush, outcome: Outcome) -> None:
         life = self._lives.get(shard)
@@ -155,9 +183,11 @@ class Samples(Checker):
         if push.sequence <= life.sequences.get(sender, 0):
             return
         life.sequences[sender] = push.sequence
-        visit = self._sent.get(sender, {}).get(push.sequence)
+        key = (sender, push.sequence)
+        visit = self._sent.get(sender, {}).get(push.sequence) or self._taken.get(key)
         if visit is None or life.visits is None:
             return
+        self._taken[key] = visit
         life.visits.append(visit)
         again = life.count(visit)
         if again:
@@ -167,19 +197,27 @@ class Samples(Checker):
                 f"the second time: {_named(again)}",
             )
 
+    def shard_imaged(
+        self, host: str, shard: Shard, state: ShardState, arrays: Mapping[str, NDArray[Any]]
+    ) -> None:
+        self.shard_state(host, shard, state, arrays)
+
     def shard_state(
         self, host: str, shard: Shard, state: ShardState, arrays: Mapping[str, NDArray[Any]]
     ) -> None:
         life = self._lives.get(shard)
         if life is None or life.visits is None:
             return
-        # A round of bsp that is not complete is in no checkpoint.
-        counted = {(done.worker, done.incarnation): done.sequence for done in state.workers}
+        # A round of bsp that is not complete is in no checkpoint, and in no image.
+        progress = [account.progress for account in state.accounts or ()] or state.workers
+        counted = {(done.worker, done.incarnation): done.sequence for done in progress}
+        # Of an image, whoever is not in it came after that round had begun.
+        all_known = state.accounts is not None and len(counted) < DEPARTED_LIMIT
         settled = [
             visit
             for visit in life.visits
             if shard.assignment.sync.mode != "bsp"
-            or visit.sequence <= counted.get(visit.sender, visit.sequence)
+            or visit.sequence <= counted.get(visit.sender, 0 if all_known else visit.sequence)
         ]
         self._snapshots.take(shard, state, settled)
 
@@ -189,11 +227,15 @@ class Samples(Checker):
             del self._lives[shard]
 
     def run_ended(self, host: str, supervisor: Supervisor, status: RunStatus) -> None:
-        life, plan = self._latest, supervisor.state.plan
+        shard, plan = self._reigning.shard(0), supervisor.state.plan
+        life = None if shard is None else self._lives.get(shard)
         if status.phase != "finished" or life is None or life.visits is None or plan is None:
             return
         if plan.placement != "shared" or not life.visits:
             return
+        lost = self._lost
+        if not self._losses.said(0, supervisor.state.journal.latest(KEPT_EVENTS)):
+            lost = set()
         pool = plan.export().pools[0]
         end = pool.end or 0
         for epoch in range(-(-end // pool.samples)):
@@ -201,6 +243,9 @@ class Samples(Checker):
             counts = np.zeros(pool.samples, np.int64)
             known = life.counts.get(("", epoch), counts)[: pool.samples]
             counts[: len(known)] = known
+            # What is lost for good was visited, and the run has said that it is lost.
+            excused = sorted(index for key, index in lost if key == ("", epoch))
+            counts[excused] = np.maximum(counts[excused], 1)
             visited = int((counts > 0).sum())
             if visited != planned:
                 missed = np.flatnonzero(counts == 0)

@@ -6,12 +6,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from psedge.protocol.shards import Member, Members, ShardState
-from psedge.protocol.wire import Status
+from psedge.protocol.wire import Header, Status
 from psedge.server.consistency import bound_of
 from psedge.server.push import Outcome
 from psedge.server.push import Push as ServerPush
+from psedge.server.replica import Replica
 from psedge.server.shard import Shard
 from psedge.simulation.checkers.checker import Checker
+from psedge.simulation.checkers.lineage import Reigning
 from psedge.supervisor.service import Supervisor
 from psedge.worker.session import Session
 
@@ -67,6 +69,16 @@ class _Clocks:
         self.incarnations = {worker: member.incarnation for worker, member in now.items()}
         self.idle = {worker for worker, member in now.items() if member.idle}
 
+    def go_on(self, state: ShardState) -> None:
+        """Stand where an image says that its members stand."""
+        for account in state.accounts or ():
+            worker = account.progress.worker
+            if account.member:
+                self.clocks[worker] = account.clock
+                self.incarnations[worker] = account.progress.incarnation
+                self.sequences[worker] = account.progress.sequence
+                self.idle |= {worker} if account.idle else set()
+
 
 class Staleness(Checker):
     """Keeps every shard's clocks a second time, and the deaths of workers."""
@@ -76,8 +88,12 @@ class Staleness(Checker):
     def __init__(self, *further: Any) -> None:
         super().__init__(*further)
         self._gates: dict[Shard, _Clocks] = {}
-        #: The shard of each number that was made last: a server may still hold an older one.
-        self._newest: dict[int, Shard] = {}
+        self._reigning = Reigning()
+        #: The latest push of each sender that was acknowledged, by shard.
+        self._told: dict[int, dict[tuple[int, int], int]] = {}
+        #: Senders whose acknowledged pushes a new primary lacks: until they push again, others are
+        #: further ahead of them than they can know. That it is reported is invariant 1.
+        self._set_back: dict[int, dict[tuple[int, int], int]] = {}
         #: Who works on a host, as the supervisor knows them.
         self._working: dict[str, tuple[int, int]] = {}
         #: How long a supervisor that was awake could have known of each one's death.
@@ -85,8 +101,29 @@ class Staleness(Checker):
         self._ticked_at = 0.0
 
     def shard_made(self, host: str, shard: Shard, state: ShardState | None) -> None:
-        self._gates[shard] = _Clocks(host, 0 if state is None else state.clock)
-        self._newest[shard.assignment.shard] = shard
+        gate = self._gates[shard] = _Clocks(host, 0 if state is None else state.clock)
+        if state is not None and state.accounts is not None:
+            gate.go_on(state)
+        self._reigning.made(shard)
+
+    def run_started(self, host: str, supervisor: Supervisor) -> None:
+        self._reigning.run_started(supervisor)
+
+    def push_answered(self, host: str, replica: Replica, header: Header) -> None:
+        told = self._told.setdefault(header.shard, {})
+        sender = (header.worker, header.incarnation)
+        told[sender] = max(header.sequence, told.get(sender, 0))
+
+    def replica_changed(self, host: str, replica: Replica, what: str) -> None:
+        gate = self._gates.get(replica.shard)
+        if not self._reigning.changed(host, replica) or gate is None:
+            return
+        number = replica.shard.assignment.shard
+        told = self._told.get(number, {})
+        for worker, incarnation in gate.incarnations.items():
+            latest = told.get((worker, incarnation), 0)
+            if gate.sequences.get(worker, 0) < latest:
+                self._set_back.setdefault(number, {})[worker, incarnation] = latest
 
     def members_set(self, host: str, shard: Shard, members: Members) -> None:
         self._gates[shard].set_members(shard.members)
@@ -99,7 +136,7 @@ class Staleness(Checker):
             return
         number, stale = shard.assignment.shard, gate.staleness(worker)
         bound = bound_of(shard.assignment.sync)
-        if bound is not None and stale > bound:
+        if bound is not None and stale > bound and not self._excused(gate, shard):
             self.violated(
                 host,
                 f"push {push.sequence} of worker {worker} to shard {number} is {stale} clocks "
@@ -121,7 +158,7 @@ class Staleness(Checker):
         if bound is None or gate.incarnations.get(worker) != incarnation:
             return
         stale = gate.staleness(worker)
-        if stale > bound:
+        if stale > bound and not self._excused(gate, shard):
             self.violated(
                 host,
                 f"shard {shard.assignment.shard} lets worker {worker} go on {stale} clocks ahead, "
@@ -161,10 +198,20 @@ class Staleness(Checker):
                     f"{', '.join(holders)}; the lease is {membership.lease_seconds:g} s",
                 )
 
+    def _excused(self, gate: _Clocks, shard: Shard) -> bool:
+        """Whether somebody stands where it stood before pushes of it were lost."""
+        back = self._set_back.get(shard.assignment.shard, {})
+        return any(
+            gate.incarnations.get(worker) == incarnation and gate.sequences.get(worker, 0) <= latest
+            for (worker, incarnation), latest in back.items()
+        )
+
     def _holders(self, worker: int, incarnation: int) -> list[str]:
         """Shards that count on a worker."""
-        return [
-            f"shard {number}"
-            for number, shard in sorted(self._newest.items())
-            if shard in self._gates and self._gates[shard].incarnations.get(worker) == incarnation
-        ]
+        found = []
+        for number in self._reigning.numbers():
+            shard = self._reigning.shard(number)
+            gate = None if shard is None else self._gates.get(shard)
+            if gate is not None and gate.incarnations.get(worker) == incarnation:
+                found.append(f"shard {number}")
+        return found

@@ -63,8 +63,10 @@ class Draw:
         return float(f"{drawn:.3g}")
 
     def other(self) -> str:
-        """Whom the host talks to: a worker to servers, a server to everyone."""
-        peers = self.hosts.servers if self.host in self.hosts.workers else self.hosts.all
+        """Whom the host talks to: a worker to servers and supervisor, those to everyone."""
+        peers = self.hosts.all
+        if self.host in self.hosts.workers:
+            peers = tuple(name for name in peers if name not in self.hosts.workers)
         others = [name for name in peers if name != self.host] or list(self.hosts.all)
         return others[self.chance.randrange(len(others))]
 

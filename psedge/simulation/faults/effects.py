@@ -146,8 +146,10 @@ class Effects:
         return undo if ends else None
 
     def _partition(self, fault: Partition) -> Undo:
-        sides = [self._named(side) for side in fault.between]
-        key = self._surgery.network.partition(*sides, both_ways=not fault.one_way)
+        first, second = (self._named(side) for side in fault.between)
+        # Roles that move can meet on one host.
+        second = tuple(host for host in second if host not in first)
+        key = self._surgery.network.partition(first, second, both_ways=not fault.one_way)
         return lambda: self._surgery.network.heal(key)
 
     def _peers(self, host: str, peer: Target) -> list[str | None]:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
 from psedge.simulation.faults.effects import Effects, Undo
-from psedge.simulation.faults.kinds import Fault
+from psedge.simulation.faults.kinds import Fault, Partition
 from psedge.simulation.faults.moment import COUNTED, Moment, moment_of
 from psedge.simulation.faults.surgery import FaultTrace, Surgery
 
@@ -34,6 +34,7 @@ class Injector:
         self._sleep = clock_sleep
         self._trace = trace
         self._told = begun
+        self._surgery = surgery
         self._effects = Effects(surgery)
         self._began = [False] * len(self._faults)
         #: What ends each fault that stands, by its place among the faults.
@@ -101,10 +102,17 @@ class Injector:
         self._began[number] = True
         self.struck.append(fault.describe())
         self._trace.record("fault", fault.where, fault.what(), notable=True)
+        for role, holders in self._roles(fault):
+            self._trace.record("role", role, ", ".join(holders) or "nobody", notable=True)
         undo = self._effects.begin(fault)
         if undo is not None:
             self._undo[number] = undo
         self._told(fault)
+
+    def _roles(self, fault: Fault) -> list[tuple[str, tuple[str, ...]]]:
+        """Of those it strikes, the roles that move, and who has them now."""
+        targets = fault.between if isinstance(fault, Partition) else (fault.on,)
+        return [role for target in targets for role in self._surgery.hosts.moving(target).items()]
 
     def _end(self, number: int) -> None:
         undo = self._undo.pop(number, None)

@@ -88,15 +88,16 @@ def check_number(random: RandomFaults, hosts: Hosts, horizon_seconds: float) -> 
 
 
 def default_random(hosts: Hosts) -> RandomFaults:
-    """What the test-suite's schedules draw from: every kind, some seven faults in a minute.
+    """What the test-suite's schedules draw from: every kind, some eight faults in a minute.
 
-    Everything is over after a minute, so that a run can come to its end. Servers crash rarely,
-    because the run then fails and goes on from its last checkpoint; the supervisor never leaves,
-    because that ends the run in order.
+    Everything is over after a minute, so that a run can come to its end. The supervisor never
+    leaves, because that ends the run in order.
     """
     as_few = min(1.0, _FEW_WORKERS / max(1, len(hosts.workers)))
     workers = {kind: rate * as_few for kind, rate in _WORKERS.items()}
     rates = {"servers": _SERVERS, **({"workers": workers} if hosts.workers else {})}
+    if hosts.apart:
+        rates["supervisor"] = _SERVERS
     return RandomFaults(rates=rates, start=1.0, stop=60.0, seconds=(0.3, 15.0))
 
 
@@ -114,13 +115,13 @@ _WORKERS = {
     "link": 6.0,
     "clock-skew": 3.0,
 }
-#: Faults per hour on each server.
+#: Faults per hour on each server, and on a supervisor with a host of its own.
 _SERVERS = {
-    "crash": 2.0,
-    "power-cut": 1.0,
-    "freeze": 4.0,
+    "crash": 6.0,
+    "power-cut": 3.0,
+    "freeze": 6.0,
     "slow": 4.0,
-    "partition": 4.0,
+    "partition": 6.0,
     "reset": 6.0,
     "half-open": 2.0,
     "link": 6.0,
