@@ -18,7 +18,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo install install-test test test-sanitize test-aarch64 test-clang simulate-long check format \
+.PHONY: help demo install install-test test test-sanitize test-aarch64 test-clang simulate-long chaos check format \
     benchmark docs clean distclean
 
 help:  ## show this list
@@ -46,6 +46,9 @@ test-clang: install-test  ## the kernels as Clang compiles them, byte for byte
 
 simulate-long: install-test  ## 10,000 random clusters and fault schedules on virtual time
 	$(BIN)/python tests/random_schedules.py 0:10000
+
+chaos: install-test  ## real processes killed, paused, cut off, out of disk: every role, and pairs
+	$(BIN)/python tests/chaos_suite.py
 
 check: install-test  ## format, lint, types and the rules of the house
 	$(BIN)/ruff format --check .

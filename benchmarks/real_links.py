@@ -120,6 +120,15 @@ class RealNetwork:
         sent = _shaped_bytes(host.namespace, "eth0")
         return Traffic(sent, _shaped_bytes(self._switch, host.port))
 
+    def set_up(self, host: Host, up: bool) -> None:
+        """Plug the host's cable in or pull it out: the carrier is gone, its address stays."""
+        _ip("-n", self._switch, "link", "set", host.port, "up" if up else "down")
+
+    def reshape(self, host: Host, link: Link) -> None:
+        """Make both directions of a host as fast as `link` from now on."""
+        for namespace, device in ((host.namespace, "eth0"), (self._switch, host.port)):
+            self._shape(namespace, device, link, "change")
+
     def check(self, source: Host, target: Host, payload_bytes: int) -> float:
         """Send a payload over the idle path a few times; returns measured time over expected.
 
@@ -155,10 +164,10 @@ class RealNetwork:
         _ip("netns", "add", name)
         self._stack.callback(_remove, name)
 
-    def _shape(self, namespace: str, device: str, link: Link) -> None:
+    def _shape(self, namespace: str, device: str, link: Link, verb: str = "add") -> None:
         rate, burst = f"{link.bits_per_second:.0f}bit", str(link.burst_bytes)
         limits = ("burst", burst, "limit", str(link.buffer_bytes))
-        _run("tc", "-n", namespace, "qdisc", "add", "dev", device, "root", "tbf",
+        _run("tc", "-n", namespace, "qdisc", verb, "dev", device, "root", "tbf",
              "rate", rate, *limits)  # fmt: skip
 
 
