@@ -135,7 +135,8 @@ class Conservation(Checker):
         sender = (header.worker, header.incarnation)
         found = self._copies[replica.shard].outcomes.get(sender)
         if found is not None:
-            self._outcomes[(header.shard, *sender)] = found
+            place = (header.shard, *sender)
+            self._outcomes[place] = found
 
     def worker_sent(
         self, host: str, session: Session, push: Push, result: ExchangeResult | BaseException
