@@ -95,7 +95,8 @@ def plot(rows: list[Row], path: Path) -> None:
         axes = figure.add_subplot(1, 2, column + 1)
         for server, name in enumerate(("primary", "backup")):
             axes.plot(pushes, [row[which][server] for row in rows], label=name)
-        axes.set(title=f"{title}, MB", xlabel="pushes", ylim=(0, None))
+        highest = max(max(row[which]) for row in rows)
+        axes.set(title=f"{title}, MB", xlabel="pushes", ylim=(0, 1.2 * highest))
         axes.legend()
         axes.grid(alpha=0.3)
     figure.savefig(path, dpi=120)

@@ -82,7 +82,8 @@ class Case:
 
     @property
     def name(self) -> str:
-        return f"{self.fault} of {' and '.join(self.roles)}"
+        whom = "one of each role" if self.roles == ROLES else " and ".join(self.roles)
+        return f"{self.fault} of {whom}"
 
     @property
     def needs_network(self) -> bool:

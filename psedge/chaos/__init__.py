@@ -1,0 +1,1 @@
+"""Breaks a test cluster on purpose and judges what follows: `psedge chaos`."""
