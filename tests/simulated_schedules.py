@@ -24,7 +24,7 @@ FAULTS_UNTIL_SECONDS = 40.0
 FAULT_FACTOR = 8.0
 #: Share of the schedules in which several servers are struck at the same time, and how far from
 #: each other at most.
-TOGETHER = 0.6
+TOGETHER = 0.4
 TOGETHER_SECONDS = 2.0
 #: Share of those with logs on disk in which one of these is damaged.
 ROT = 0.3
