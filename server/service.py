@@ -138,12 +138,14 @@ class ShardService(Reporting):
             passed, depends_on = True, hosted.latest
         if depends_on:
             await self.acknowledged(hosted, header, depends_on)
+        if passed and hosted.published.serves_many(wanted):
+            # Pushes that have arrived in the meantime go in first: one encoding serves them.
+            await asyncio.sleep(0)
+        # Between being let through and getting its turn, this copy may have been replaced.
+        hosted.require_primary(header.term)
         publication = None
         if passed:
             shard, published = hosted.shard, hosted.published
-            if published.serves_many(wanted):
-                # Pushes that have arrived in the meantime go in first: one encoding serves them.
-                await asyncio.sleep(0)
             publication = published.publication(wanted, shard.version, shard.published)
         reply, sections = reply_of(header, outcome, publication, hosted.shard, receive_seconds)
         return self.reply(reply, sections)
