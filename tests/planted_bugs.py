@@ -261,10 +261,7 @@ def missed_changes_are_not_told_again() -> Any:
 
 
 def final_checkpoint_comes_too_early() -> Any:
-    """The last checkpoint does not wait for the last pushes to other shards.
-
-    They are rarely on their way for so long; a test parts a worker from one server on purpose.
-    """
+    """The last checkpoint does not wait for the last pushes to other shards."""
 
     def make(original: Any) -> Any:
         async def wait(self: Supervisor) -> None:
@@ -305,6 +302,7 @@ PLANTED: dict[str, Callable[[], Any]] = {
     "a leaver's unvisited samples are lost": leavers_samples_are_lost,
     "a checkpoint lacks its data plan": checkpoint_without_its_plan,
     "servers that missed a change of members are not told again": missed_changes_are_not_told_again,
+    "the last checkpoint does not wait for the last pushes": final_checkpoint_comes_too_early,
     **PLANTED_IN_REPLICAS,
 }
 
