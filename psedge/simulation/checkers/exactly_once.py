@@ -251,7 +251,6 @@ class ExactlyOnce(Checker):
             )
         if status.phase != "finished":
             return
-        self._compare_shards(host)
         for number, told in sorted(self._told.items()):
             saved = self._saved.get(number, {})
             for sender, arrived in sorted(told.items()):
@@ -260,21 +259,6 @@ class ExactlyOnce(Checker):
                         host,
                         f"the run finished, and its last checkpoint lacks push {arrived.sequence} "
                         f"of worker {sender[0]} to shard {number}, which was acknowledged",
-                    )
-
-    def _compare_shards(self, host: str) -> None:
-        """A push that the first shard's last checkpoint has is in those of all others, unless its
-        worker is gone."""
-        first = self._reigning.shard(0)
-        members = frozenset() if first is None else _members(first)
-        for sender in sorted(members & self._saved.get(0, {}).keys()):
-            whole = self._saved[0][sender]
-            for number, saved in sorted(self._saved.items()):
-                if saved.get(sender, 0) < whole:
-                    self.violated(
-                        host,
-                        f"the run finished, and the last checkpoint has push {whole} of worker "
-                        f"{sender[0]} in shard 0 and not in shard {number}",
                     )
 
     def _look_for_losses(self, host: str, replica: Replica, *, handed_out: bool) -> None:
