@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from supervisor_rig import Rig
 from tiny_cluster import HOME, Network, TestClock
@@ -26,6 +26,8 @@ from psedge.server.service import ShardService
 from psedge.server.store import ServerStore
 from psedge.supervisor.book import Book
 from psedge.supervisor.sqlite_store import FILE, SqliteStore
+
+T = TypeVar("T")
 
 
 class Wires(Network):
@@ -62,6 +64,39 @@ class Wires(Network):
         )
 
 
+class CountedDisk(Disk):
+    """Knows how many operations are under way in its threads, so that a test can wait for them."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.under_way = 0
+
+    async def _counted(self, operation: Awaitable[T]) -> T:
+        self.under_way += 1
+        try:
+            return await operation
+        finally:
+            self.under_way -= 1
+
+    async def read(self, path: str) -> bytes:
+        return await self._counted(super().read(path))
+
+    async def write_atomic(self, path: str, parts: Sequence[Buffer]) -> None:
+        await self._counted(super().write_atomic(path, parts))
+
+    async def append(self, path: str, data: Buffer) -> None:
+        await self._counted(super().append(path, data))
+
+    async def sync(self, path: str) -> None:
+        await self._counted(super().sync(path))
+
+    async def names(self, folder: str) -> list[str]:
+        return await self._counted(super().names(folder))
+
+    async def remove(self, path: str) -> None:
+        await self._counted(super().remove(path))
+
+
 class GuardedRig(Rig):
     """servers: that start; the model is cut for two of them."""
 
@@ -79,6 +114,7 @@ class GuardedRig(Rig):
         self.wires = Wires()
         self.network = self.wires
         self.server_clock = TestClock()
+        self.disks: list[CountedDisk] = []
         self.supervise()
         self.services = [self.service() for _ in range(servers)]
         self.incarnations = list(range(servers))
@@ -153,7 +189,8 @@ class GuardedRig(Rig):
     async def open_disk(self, server: int, run: str, folder: str = "server") -> None:
         """Give a server a folder of its own, or the one that it had."""
         service = self.services[server]
-        disk = Disk(self.folder / f"{folder}-{server}")
+        disk = CountedDisk(self.folder / f"{folder}-{server}")
+        self.disks.append(disk)
         bits = random.Random(f"{folder}-{server}").getrandbits
         service.store = ServerStore(disk, SystemClock(), self.notes.append, bits)
         service.recover(await service.store.open(run))
@@ -199,10 +236,15 @@ class GuardedRig(Rig):
         for _ in range(count):
             guardian.look(self.clock.now())
             await asyncio.sleep(0)
-            while guardian._busy:  # noqa: ASYNC110
-                # The book writes in another thread.
+            while self._threads_write():  # noqa: ASYNC110
                 await asyncio.sleep(0.0005)
         self.supervisor.state.check_invariants()
+
+    def _threads_write(self) -> bool:
+        """Whether the book or a disk is at work, in a thread that has a time of its own."""
+        guardian, decrees = self.supervisor._guardian, self.fleet.decrees
+        disks = any(disk.under_way for disk in self.disks)
+        return bool(guardian._busy or decrees._under_way or disks)
 
     async def pass_time(self, seconds: float, *beating: int) -> None:
         """Second by second; those servers and both workers are heard in each."""
