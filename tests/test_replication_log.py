@@ -94,7 +94,7 @@ def test_a_push_waits_for_the_disk_of_the_primary(tmp_path: Path) -> None:
 def test_a_disk_that_takes_nothing_stops_no_group(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hosted_shard, "DISK_SECONDS", 0.05)
+    monkeypatch.setattr(hosted_shard, "DISK_SECONDS", 60.0)
     kept, disk = store(tmp_path / "a", HeldDisk)
 
     async def story(rig: Rig) -> None:
@@ -103,8 +103,10 @@ def test_a_disk_that_takes_nothing_stops_no_group(
         assert hosted.log is not None
         assert hosted.log.index == hosted.replica.at.index
         disk.running.clear()
+        monkeypatch.setattr(hosted_shard, "DISK_SECONDS", 0.05)
         await rig.pushes(3)
         assert hosted.log.index < hosted.replica.at.index
+        monkeypatch.setattr(hosted_shard, "DISK_SECONDS", 60.0)
         disk.running.set()
         await until(lambda: hosted.log is not None and hosted.log.index == hosted.replica.at.index)
         await rig.pushes(3)
