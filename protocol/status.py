@@ -83,11 +83,12 @@ class ShardStatus(msgspec.Struct, frozen=True):
     contributors: int = 0
 
 
-class Event(msgspec.Struct, frozen=True):
+class Event(msgspec.Struct, frozen=True, omit_defaults=True):
     """A decision of the supervisor, and why it was taken.
 
     number: rises by one with each event of a run. at: seconds since 1970.
     kind: `run`, `server`, `shard` or `worker`. subject: which one, in words.
+    lost: work that was acknowledged is gone, or may be, as the reason says.
     """
 
     number: int
@@ -96,6 +97,7 @@ class Event(msgspec.Struct, frozen=True):
     subject: str
     decision: str
     reason: str
+    lost: bool = False
 
 
 class Evaluation(msgspec.Struct, frozen=True):

@@ -4,78 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import Any
 
 import pytest
-from supervisor_rig import Rig, run
+from restart_rig import Life, forget
+from supervisor_rig import run
 
 from psedge.first_server import found_checkpoint
 from psedge.protocol import messages
 from psedge.protocol.errors import ConfigError
-from psedge.protocol.status import Status
 from psedge.protocol.version import __version__
 from psedge.protocol.wire import WIRE_VERSION
 from psedge.server.service import ShardService
-from psedge.supervisor.book import Book
-from psedge.supervisor.checkpoint import Checkpoint, CheckpointStore
-from psedge.supervisor.sqlite_store import FILE, SqliteStore
+from psedge.supervisor.checkpoint import CheckpointStore
 from psedge.supervisor.store import ConflictError, LeftAloneError
-
-
-class Life(Rig):
-    """A rig whose supervisor has a book, dies and is started anew."""
-
-    def __init__(self, folder: Path, **cluster: Any) -> None:
-        super().__init__(folder, heartbeat_seconds=0.02, **cluster)
-        self.watching: asyncio.Future[None] | None = None
-
-    async def begin(self) -> None:
-        await self.reborn()
-        await self.started()
-
-    async def reborn(self, **fields: Any) -> None:
-        """As after SIGKILL: what the old one has not stored is gone."""
-        self.die()
-        store = await SqliteStore.open(self.folder / FILE, self.notes.append)
-        bits = iter(range(1, 99))
-        book = await Book.open(store, self.clock, self.notes.append, lambda _: next(bits))
-        self.supervise(book, **fields)
-        self.watching = asyncio.ensure_future(self.supervisor.run())
-
-    def die(self) -> None:
-        if self.watching is not None:
-            self.watching.cancel()
-
-    async def checkpoint(self) -> Checkpoint:
-        """Written now."""
-        keeper = self.supervisor._keeper
-        state = self.supervisor.state
-        await keeper._save(state, await keeper._gather(state))
-        checkpoint = await CheckpointStore(self.disk, 2, pytest.fail).latest()
-        assert checkpoint is not None
-        return checkpoint
-
-    async def servers_come_back(self) -> None:
-        for server, service in enumerate(self.services):
-            reply = await self.ask(messages.SERVER_HEARTBEAT, service.report())
-            assert reply.command == "register"
-            await self.register(server)
-            await self.beat(server)
-
-    async def wait_for(self, what: Any) -> Status:
-        for _ in range(1000):
-            status = await self.status()
-            if what(status):
-                return status
-            self.clock.seconds += 0.1
-            await asyncio.sleep(0.005)
-        raise AssertionError(await self.status())
-
-
-def forget(folder: Path) -> None:
-    """The book is lost."""
-    for file in folder.glob(FILE + "*"):
-        file.unlink()
 
 
 def test_a_restarted_supervisor_finds_everybody_where_they_were(tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ def test_nothing_is_found_where_nothing_is_wrong(mode: str, seed: int) -> None:
         for _ in range(chance.randrange(9)):
             moved(rig, chance)
         rig.crash()
-        rig.note("start", "after 60 samples")
+        rig.note("start", "training goes on after 60 samples; later work is lost")
         rig.replica = rig.made(rig.host, saved)
         rig.members = {worker: Member(worker, seed + (turn + 1) * 10**7) for worker in rig.members}
         rig.sequences.clear()
@@ -202,7 +202,7 @@ def test_a_beginning_from_the_checkpoint_beside_a_copy_that_lives_is_found() -> 
     rig.push(0)
     rig.forward("server-1", backup)
     rig.crash()
-    rig.note("go back")
+    rig.note("go back", "the work of at least 1 samples is lost")
     rig.now += 100.0
     rig.made(rig.host, saved)
     rig.end("stopped")

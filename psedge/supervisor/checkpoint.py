@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from psedge.protocol.layout import Layout
 from psedge.protocol.ports import Buffer, Storage
 from psedge.protocol.shards import OptimizerSettings, ShardState
+from psedge.protocol.status import Event
 from psedge.supervisor.data_plan import PlanState
 from psedge.supervisor.membership import MembershipState
 from psedge.supervisor.tensor_file import model_file, vectors_file
@@ -41,6 +42,7 @@ class CheckpointMeta(msgspec.Struct, frozen=True, kw_only=True):
     samples: visited when it was taken. version: the largest of the shards. term: the highest.
     settings, groups: the optimizer as it was resolved; groups has an index per parameter tensor.
     figures: what the run's record goes on from, such as seconds and the best accuracy.
+    losses: what the journal says was lost until then.
     files: SHA-256 of each other file in the folder; digest: of this file with the digest left
     empty. The store fills both in.
     """
@@ -57,6 +59,7 @@ class CheckpointMeta(msgspec.Struct, frozen=True, kw_only=True):
     plan: PlanState | None = None
     members: MembershipState | None = None
     figures: dict[str, Any] = {}
+    losses: tuple[Event, ...] = ()
     files: dict[str, str] = {}
     digest: str = ""
 

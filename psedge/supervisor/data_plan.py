@@ -231,6 +231,12 @@ class DataPlan:
             for worker, account in pool.accounts.items()
         ]
 
+    def has_account(self, worker: int, incarnation: int) -> bool:
+        """Whether something is still to be settled with a worker under this incarnation."""
+        pool = self._pool(worker)
+        account = None if pool is None else pool.accounts.get(worker)
+        return account is not None and account.incarnation == incarnation
+
     def outstanding(self, worker: int) -> int:
         """Positions that a worker holds."""
         pool = self._pool(worker)

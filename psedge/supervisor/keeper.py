@@ -103,6 +103,13 @@ class Keeper:
         """What an earlier supervisor put on record last, where this one goes on."""
         return self._last_samples
 
+    async def recorded(self) -> int:
+        """Samples visited when that was last put on record, before a start from a checkpoint."""
+        if self._setup.checkpoint is None:
+            return 0
+        rows = await self._recorder.go_on()
+        return max((row.samples for row in rows if isinstance(row, ProgressRow)), default=0)
+
     async def defined(self, body: Buffer) -> None:
         """Keep the model that a worker brought; body: of its Define."""
         await self._recorder.define(body)
@@ -274,6 +281,7 @@ class Keeper:
                 "bytes_pushed": totals.bytes_pushed,
                 "bytes_pulled": totals.bytes_pulled,
             },
+            losses=state.journal.losses(),
         )
 
     def _note_rate(self, state: RunState, now: float) -> None:

@@ -57,17 +57,27 @@ class Roster:
         if self._state.membership.set_idle(worker, incarnation, idle):
             await self.broadcast()
 
-    async def take_over(self, message: Join, now: float) -> None:
-        """Settle what a crashed worker left behind before its successor joins under its name."""
+    async def take_over(self, message: Join) -> float:
+        """Settle what a crashed worker left behind before its successor joins under its name.
+
+        Returns the moment, on the roster's clock, at which the successor has to join: later, the
+        name of a worker that is not settled may have become free for it.
+        """
         membership = self._state.membership
         while True:
+            now = self._clock.now()
             entry = membership.predecessor(message.name, message.incarnation, now)
-            if entry is not None and entry.live:
+            if entry is None:
+                return now
+            if entry.live:
                 await self.leave(entry.worker, entry.incarnation)
-            elif entry is not None and entry.worker in self._settling:
+            elif entry.worker in self._settling:
                 await asyncio.shield(self._settling[entry.worker])
+            elif self._holds(entry):
+                # An earlier supervisor noted that it had left, and did not come to settle it.
+                await asyncio.shield(self._settle(entry))
             else:
-                return
+                return now
 
     async def leave(self, worker: int, incarnation: int, failure: str = "") -> None:
         """An orderly goodbye; nothing happens if the worker is no live member."""
@@ -161,6 +171,10 @@ class Roster:
         if text and not told_late:
             state.note(f"{text}; {returned} of its samples go to the others")
         return returned
+
+    def _holds(self, entry: WorkerEntry) -> bool:
+        plan = self._state.plan
+        return plan is not None and plan.has_account(entry.worker, entry.incarnation)
 
     def _release(self, entry: WorkerEntry) -> int:
         """Give a leaver's unvisited samples back; the servers have reported since it left."""

@@ -16,6 +16,7 @@ from psedge.protocol.errors import RefusedError
 from psedge.protocol.messages import Heartbeat, Join
 from psedge.protocol.ports import Clock, Transport
 from psedge.protocol.shards import OptimizerSettings, ScheduleSettings, SyncSettings
+from psedge.protocol.status import Event
 from psedge.server.optimizer_settings import sync_settings
 from psedge.server.schedule import factor
 from psedge.supervisor.book import Book
@@ -58,7 +59,7 @@ class RunState:
         if book is not None:
             book.notify = self.note
         kept = book.restored() if book is not None else None
-        self.journal = Journal(kept.journal if kept is not None else ())
+        self.journal = Journal(kept.journal if kept is not None else self._losses_before())
         self.phase: Phase = "waiting"
         self.reason = ""
         #: Why the run is to end before its data does; None while it goes on.
@@ -120,9 +121,12 @@ class RunState:
         self._new_notes.append(text)
         self._notify(text)
 
-    def decided(self, kind: str, subject: str, decision: str, reason: str) -> None:
+    def decided(
+        self, kind: str, subject: str, decision: str, reason: str, *, lost: bool = False
+    ) -> None:
         """Put a decision into the journal; see `psedge.protocol.status.Event`."""
-        event = self.journal.add(self._clock.timestamp(), kind, subject, decision, reason)
+        at = self._clock.timestamp()
+        event = self.journal.add(at, kind, subject, decision, reason, lost=lost)
         if self.book is not None:
             self.book.note(event)
 
@@ -302,6 +306,15 @@ class RunState:
         """The book has them as they are: they were read from it."""
         self._saved_revision = self.membership.revision
         self._unsaved(self.membership.entries())
+
+    def _losses_before(self) -> tuple[Event, ...]:
+        """What the checkpoint says was lost until then: the book that said so is not there."""
+        checkpoint = self.setup.checkpoint
+        losses = checkpoint.meta.losses if checkpoint is not None else ()
+        if self.book is not None:
+            for event in losses:
+                self.book.note(event)
+        return losses
 
     def _unsaved(self, entries: Sequence[WorkerEntry]) -> list[WorkerEntry]:
         """Those that are not in the book as they are; who is idle does not matter there."""

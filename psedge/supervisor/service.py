@@ -223,14 +223,17 @@ class Supervisor:
         if decision.action == "open":
             self.state.decided("shard", subject, what, decision.reason)
         else:
-            self._decided("shard", subject, what, decision.reason)
+            lost = bool(decision.lost) or not decision.certain
+            self._decided("shard", subject, what, decision.reason, lost=lost)
         if decision.shard == 0 and (decision.lost or not decision.certain or decision.from_disk):
             self._roster.set_back()
 
-    def _decided(self, kind: str, subject: str, decision: str, reason: str) -> None:
+    def _decided(
+        self, kind: str, subject: str, decision: str, reason: str, *, lost: bool = False
+    ) -> None:
         """For people and for the journal."""
         self.state.note(f"{subject}: {decision} ({reason})")
-        self.state.decided(kind, subject, decision, reason)
+        self.state.decided(kind, subject, decision, reason, lost=lost)
 
     async def _wait_for_last_pushes(self) -> None:
         """What shard 0 has counted may still be on its way to other shards.

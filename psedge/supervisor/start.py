@@ -24,6 +24,8 @@ from psedge.supervisor.shard_table import ShardTable
 
 #: Sections of a config that servers and workers keep from the start of training on.
 _KEPT_SECTIONS = ("model", "data", "optimizer", "schedule", "sync", "compression", "durability")
+#: Ends of a run after which its last checkpoint has everything.
+_IN_ORDER = ("finished", "stopped")
 #: More terms than there can be between two checkpoints.
 TERMS_AFTER_CHECKPOINT = 1000
 
@@ -42,10 +44,11 @@ def prepare(state: RunState, now: float) -> None:
         _take_up(state, state.setup.checkpoint)
 
 
-async def start(state: RunState, now: float, timestamp: float) -> None:
+async def start(state: RunState, now: float, timestamp: float, recorded: int) -> None:
     """Cut the model, hand the shards out, open the data.
 
-    now, timestamp: monotonic, and since 1970.
+    now, timestamp: monotonic, and since 1970. recorded: samples visited when that was last put on
+    record, before this start.
     Raises UserError for a schedule or optimizer that does not fit the model or the data.
     """
     model = state.model
@@ -74,10 +77,9 @@ async def start(state: RunState, now: float, timestamp: float) -> None:
         assignments=tuple(assignments),
         config=msgspec.to_builtins(state.experiment),
     )
+    _tell_start(state, recorded)
     await state.save_start(record)
     state.phase, state.started_at = "training", now
-    after = "" if checkpoint is None else f"; it goes on after {checkpoint.meta.samples:,} samples"
-    state.decided("run", "the run", "start", f"servers, model and workers are there{after}")
 
 
 def go_back(state: RunState, why: str, samples: int) -> str:
@@ -99,8 +101,37 @@ def go_back(state: RunState, why: str, samples: int) -> str:
     at = f"the checkpoint at {checkpoint.meta.samples:,} samples"
     text = f"{why}; training goes back to {at}: {work} is lost"
     state.note(text)
-    state.decided("run", "the run", "go back", text)
+    state.decided("run", "the run", "go back", text, lost=True)
     return ""
+
+
+def _tell_start(state: RunState, recorded: int) -> None:
+    """Say that training begins, and what it costs that it begins at a checkpoint."""
+    checkpoint, what = state.setup.checkpoint, "servers, model and workers are there"
+    if checkpoint is None:
+        state.decided("run", "the run", "start", what)
+        return
+    at = f"training goes on after {checkpoint.meta.samples:,} samples"
+    lost = _lost_work(state, recorded - checkpoint.meta.samples)
+    if lost:
+        at = f"{at}; {lost} after that is lost"
+        state.note(at)
+    state.decided("run", "the run", "start", f"{what}; {at}", lost=bool(lost))
+
+
+def _lost_work(state: RunState, samples: int) -> str:
+    """What a checkpoint lacks, in words; empty for nothing, or if going back has said it.
+
+    samples: on record behind the checkpoint.
+    """
+    kept = state.book.restored() if state.book is not None else None
+    if kept is not None and kept.training:
+        return ""
+    if samples > 0:
+        return f"the work of at least {samples:,} samples"
+    # The record may lack the last second, and all of it where a disk was damaged.
+    in_order = kept is not None and kept.record is not None and kept.record.ended in _IN_ORDER
+    return "" if in_order else "whatever was trained"
 
 
 def _attach(state: RunState, kept: BookState, now: float) -> None:

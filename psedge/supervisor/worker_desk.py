@@ -120,8 +120,7 @@ class WorkerDesk:
         if message.layout_digest != state.model.layout.digest():
             raise RefusedError("model-differs", "the worker's model is not the servers'")
         state.take_data_size(message)
-        await self._roster.take_over(message, self._clock.now())
-        now = self._clock.now()
+        now = await self._roster.take_over(message)
         entry = state.membership.join(
             message.name,
             message.incarnation,
@@ -147,7 +146,8 @@ class WorkerDesk:
             waiting_for = self._state.waiting_for_workers(now)
             if waiting_for:
                 raise RefusedError("not-ready", waiting_for)
-            await start(self._state, now, self._clock.timestamp())
+            recorded = await self._keeper.recorded()
+            await start(self._state, now, self._clock.timestamp(), recorded)
             await self._keeper.started(self._state)
 
     def _welcome(self, entry: WorkerEntry) -> JoinReply:

@@ -7,7 +7,7 @@ on a disk. A copy that is made from another one goes on with what that one had s
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -92,6 +92,8 @@ class ExactlyOnce(Checker):
         self._answered: dict[tuple[int, _Sender], _Arrived] = {}
         #: The latest push of each sender in the latest checkpoint, by shard.
         self._saved: dict[int, dict[_Sender, int]] = {}
+        #: When a shard was in a checkpoint last, by its number and version.
+        self._saved_at: dict[tuple[int, int], float] = {}
 
     def shard_made(self, host: str, shard: Shard, state: ShardState | None) -> None:
         life = _Life(host, shard.version)
@@ -205,6 +207,7 @@ class ExactlyOnce(Checker):
         }
         kept = replace(life, arrived=arrived_by_then, applied=state.pushes_applied)
         self._snapshots.take(shard, state, kept)
+        self._saved_at[number, state.version] = self._now()
         self._saved[number] = {
             sender: min(latest.sequence, counted.get(sender, latest.sequence))
             for sender, latest in life.arrived.items()
@@ -239,6 +242,9 @@ class ExactlyOnce(Checker):
 
     def run_started(self, host: str, supervisor: Supervisor) -> None:
         if self._reigning.run_started(supervisor):
+            checkpoint = supervisor.state.setup.checkpoint
+            if checkpoint is not None:
+                self._without_book(host, checkpoint.meta.shard_states)
             self._told.clear()
             self._saved.clear()
             self._reigns.clear()
@@ -251,15 +257,32 @@ class ExactlyOnce(Checker):
             )
         if status.phase != "finished":
             return
-        for number, told in sorted(self._told.items()):
-            saved = self._saved.get(number, {})
-            for sender, arrived in sorted(told.items()):
-                if saved.get(sender, 0) < arrived.sequence:
-                    self.violated(
-                        host,
-                        f"the run finished, and its last checkpoint lacks push {arrived.sequence} "
-                        f"of worker {sender[0]} to shard {number}, which was acknowledged",
-                    )
+        for number, worker, sequence in self._unsaved():
+            self.violated(
+                host,
+                f"the run finished, and its last checkpoint lacks push {sequence} of worker "
+                f"{worker} to shard {number}, which was acknowledged",
+            )
+
+    def _without_book(self, host: str, states: Sequence[ShardState]) -> None:
+        """The run goes on from these, and its supervisor knows of nothing else."""
+        if self._unsaved():
+            text = "the run goes back to its checkpoint, without its book and later pushes"
+            self._losses.enter(Loss(self._now(), host, 0, text, True))
+        kept = [self._saved_at.get((n, state.version)) for n, state in enumerate(states)]
+        times = [at for at in kept if at is not None]
+        if len(times) == len(kept):
+            self._losses.gave_up(min(times, default=math.inf))
+
+    def _unsaved(self) -> list[tuple[int, int, int]]:
+        """Shard, worker and number of the pushes that were acknowledged, and that the latest
+        checkpoint lacks: of each sender the latest."""
+        return [
+            (number, sender[0], arrived.sequence)
+            for number, told in sorted(self._told.items())
+            for sender, arrived in sorted(told.items())
+            if self._saved.get(number, {}).get(sender, 0) < arrived.sequence
+        ]
 
     def _look_for_losses(self, host: str, replica: Replica, *, handed_out: bool) -> None:
         """Somebody new reigns: everything that was acknowledged must be known to it.

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from psedge.protocol.status import Event
 
@@ -51,16 +51,21 @@ class Losses:
     def enter(self, loss: Loss) -> None:
         self._open.append(loss)
 
+    def gave_up(self, since: float) -> None:
+        """The run goes back to what it was then, and has to say so: what was lost after that goes
+        with everything else."""
+        self._open = [replace(loss, back=loss.back or loss.at > since) for loss in self._open]
+
     def said(self, shard: int, journal: Sequence[Event]) -> bool:
         """Whether anybody has said that a part of a shard's log is lost."""
         return shard in self._told or any(_tells(event, shard) for event in journal)
 
     def unreported(self, journal: Sequence[Event]) -> list[Loss]:
         """Those that a journal does not account for."""
-        starts = sum(_goes_back(event) for event in journal)
+        gone_back = any(_goes_back(event) for event in journal)
         left = []
         for loss in self._open:
-            if loss.back and starts > 1:
+            if loss.back and gone_back:
                 continue
             if not loss.back and self.said(loss.shard, journal):
                 continue
@@ -70,7 +75,7 @@ class Losses:
 
 
 def _goes_back(event: Event) -> bool:
-    return event.kind == "run" and event.decision in _GOING_BACK
+    return event.kind == "run" and event.decision in _GOING_BACK and "lost" in event.reason
 
 
 def _tells(event: Event, shard: int) -> bool:
