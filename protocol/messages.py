@@ -168,6 +168,17 @@ class Define(msgspec.Struct, frozen=True):
     groups: tuple[int, ...] = ()
 
 
+class Place(msgspec.Struct, frozen=True):
+    """What one living process at a time holds, as a lock on its machine proves.
+
+    identity: of the place, the same for all who hold it one after the other; nobody holds another
+    place of this identity. holder: counts them, from 1.
+    """
+
+    identity: str
+    holder: int
+
+
 class Join(msgspec.Struct, frozen=True):
     """A worker comes in.
 
@@ -175,6 +186,7 @@ class Join(msgspec.Struct, frozen=True):
     local_samples: size of its own data set where placement is local, else None.
     loader: whether it wants index ranges from the supervisor (`psedge worker`) or has a loop of
     its own (`psedge.connect`).
+    place: whoever joined from the same place with a lower holder is dead; None: nothing is proven.
     """
 
     psedge: str
@@ -188,6 +200,7 @@ class Join(msgspec.Struct, frozen=True):
     dataset_samples: int | None = None
     process: int = 0
     machine: str = ""
+    place: Place | None = None
 
 
 class JoinReply(msgspec.Struct, frozen=True):

@@ -23,6 +23,7 @@ import torch
 from torch import nn
 from typing_extensions import Self
 
+from psedge.own_place import Places
 from psedge.own_token import with_saved_token
 from psedge.protocol.address import parse_join
 from psedge.protocol.aiohttp_transport import AiohttpTransport
@@ -58,8 +59,9 @@ def connect(
     parameters are replaced by the servers'. Whoever connects first brings the model.
     optimizer: torch.optim.SGD, Adam or AdamW, whose rules, rates and groups the servers then apply
     (the first to connect decides); None leaves that to the servers' config. Do not step it.
-    name: of this worker in all views; default this machine's. notify: told what a person should
-    know.
+    name: of this worker in all views; default this machine's. A program that was killed and is
+    started again gets it back, several that live under one name are told apart by a number.
+    notify: told what a person should know.
 
     Raises ModelError for a model that psedge cannot train or that is not the one on the servers,
     AddressError when there is no psedge at `url` for `timeout_seconds`.
@@ -102,6 +104,7 @@ class Connection:
         self._session: Session | None = None
         self._steps: OwnLoop
         self._transport: AiohttpTransport | None = None
+        self._places = Places()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(
             target=self._loop.run_forever, name="psedge-connection", daemon=True
@@ -205,15 +208,17 @@ class Connection:
         supervisor = SupervisorClient(
             transport, clock, address, self._notify, seed=secrets.randbits(32)
         )
-        await supervisor.reach(patience_seconds=timeout_seconds)
+        hello = await supervisor.reach(patience_seconds=timeout_seconds)
         experiment = await _defined(supervisor, binding, settings)
+        name = name or socket.gethostname()
         identity = Identity(
-            name=name or socket.gethostname(),
+            name=name,
             device=describe(device),
             incarnation=secrets.randbits(62),
             loader=False,
             process=os.getpid(),
             machine=socket.gethostname(),
+            place=self._places.take(hello.identity or address.url, name),
         )
         session = Session(transport, clock, supervisor, binding, identity, self._notify)
         await session.start(experiment)
@@ -269,6 +274,7 @@ class Connection:
     def _end(self) -> None:
         atexit.unregister(self.close)
         self._count.remove()
+        self._places.close()
         self._session = None
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()

@@ -24,11 +24,12 @@ from torch import nn
 from psedge.compression.codec_speed import Measure
 from psedge.hosting import cancelled
 from psedge.loop import on_interrupt, parent_gone, run_async
+from psedge.own_place import Places
 from psedge.own_token import with_saved_token
 from psedge.protocol.address import Address, parse_join
 from psedge.protocol.aiohttp_transport import AiohttpTransport
 from psedge.protocol.errors import ConfigError, TrainingError
-from psedge.protocol.messages import Experiment
+from psedge.protocol.messages import Experiment, HelloReply, Place
 from psedge.protocol.ports import Clock, RandomBits, Transport
 from psedge.protocol.system_clock import SystemClock
 from psedge.terminal import figures
@@ -54,6 +55,11 @@ T = TypeVar("T")
 TELL_SECONDS = 10.0
 
 
+def _no_place(run: str, name: str) -> Place | None:
+    """Nothing is proven."""
+    return None
+
+
 @dataclass(frozen=True, slots=True)
 class Machine:
     """What a worker runs on.
@@ -62,6 +68,8 @@ class Machine:
     use_threads: how many threads torch may compute with, None for its own choice.
     costs: what codecs cost here; None measures it by the clock. name: of the machine in words,
     empty to find it out. process, machine: pid and host name, for people who look for a worker.
+    take_place: proves, of a run and a worker's name, that an earlier process is dead; see
+    `psedge.own_place`.
     """
 
     transport: Transport
@@ -74,11 +82,15 @@ class Machine:
     name: str = ""
     process: int = 0
     machine: str = ""
+    take_place: Callable[[str, str], Place | None] = _no_place
 
 
 @contextlib.contextmanager
-def this_machine(transport: Transport) -> Iterator[Machine]:
-    """Two threads: one computes, one loads the next batches beside it."""
+def this_machine(transport: Transport, places: Places | None = None) -> Iterator[Machine]:
+    """Two threads: one computes, one loads the next batches beside it.
+
+    places: None for a worker that ends with its supervisor and has no successor.
+    """
     with (
         ThreadPoolExecutor(1, "psedge-compute") as computing,
         ThreadPoolExecutor(1, "psedge-load") as loading,
@@ -92,6 +104,7 @@ def this_machine(transport: Transport) -> Iterator[Machine]:
             use_threads,
             process=os.getpid(),
             machine=socket.gethostname(),
+            take_place=_no_place if places is None else places.take,
         )
 
 
@@ -141,7 +154,7 @@ def run_worker(
 
 async def _run(worker: Worker, with_parent: bool) -> int:
     transport = AiohttpTransport()
-    with this_machine(transport) as machine:
+    with Places() as places, this_machine(transport, places) as machine:
         return await _run_on(worker, machine, with_parent)
 
 
@@ -214,14 +227,16 @@ class Worker:
             self._notify,
             seed=machine.random_bits(32),
         )
-        experiment = await self._unless_stopped(_ready(supervisor))
-        if experiment is None:
+        ready = await self._unless_stopped(_ready(supervisor))
+        if ready is None:
             self._notify("stopped on this machine")
             return
+        hello, experiment = ready
         plan = plan_of(experiment)
         machine.use_threads(plan.worker.threads)
         parts = await compute(lambda: self._make_parts(plan))
-        session = await compute(lambda: self._open_session(machine, supervisor, plan, parts))
+        place = machine.take_place(hello.identity or self._address.url, self._name)
+        session = await compute(lambda: self._open_session(machine, supervisor, plan, parts, place))
         trainer = Trainer(
             session,
             plan,
@@ -286,7 +301,12 @@ class Worker:
         )
 
     def _open_session(
-        self, machine: Machine, supervisor: SupervisorClient, plan: Plan, parts: Parts
+        self,
+        machine: Machine,
+        supervisor: SupervisorClient,
+        plan: Plan,
+        parts: Parts,
+        place: Place | None,
     ) -> Session:
         model = parts.model.to(self._device)
         local = plan.data.placement == "local"
@@ -299,6 +319,7 @@ class Worker:
             dataset_samples=None if local else len(parts.source),
             process=machine.process,
             machine=machine.machine,
+            place=place,
         )
         binding = Binding(model, layout_of(model), self._device)
         return self._session_type(
@@ -325,9 +346,8 @@ class Worker:
                     await future
 
 
-async def _ready(supervisor: SupervisorClient) -> Experiment:
-    await supervisor.reach()
-    return await supervisor.ready_experiment()
+async def _ready(supervisor: SupervisorClient) -> tuple[HelloReply, Experiment]:
+    return await supervisor.reach(), await supervisor.ready_experiment()
 
 
 async def _started(session: Session, experiment: Experiment) -> bool:

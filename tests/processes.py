@@ -29,6 +29,7 @@ class Process:
         environment = {
             **os.environ,
             "HOME": str(folder / "home"),
+            "XDG_RUNTIME_DIR": str(folder / "home"),
             "OMP_NUM_THREADS": "1",
             "PYTHONUNBUFFERED": "1",
             "NO_COLOR": "1",

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from psedge.protocol.errors import RefusedError
-from psedge.protocol.messages import Heartbeat
+from psedge.protocol.messages import Heartbeat, Place
 from psedge.protocol.shards import Member
 from psedge.supervisor.membership import Membership, MembershipState
 
@@ -126,18 +126,23 @@ def test_a_restored_table_keeps_numbers_and_figures() -> None:
             st.sampled_from(["", "pi", "pi-2", "pc"]),
             st.integers(1, 6),
             st.floats(0, 4),
+            st.none() | st.builds(Place, st.sampled_from(["one", "two"]), st.integers(1, 4)),
         ),
         max_size=40,
     )
 )
-def test_the_table_never_contradicts_itself(steps: list[tuple[str, str, int, float]]) -> None:
+def test_the_table_never_contradicts_itself(
+    steps: list[tuple[str, str, int, float, Place | None]],
+) -> None:
     table, now = Membership(6.0), 0.0
-    for action, name, incarnation, passed in steps:
+    for action, name, incarnation, passed, place in steps:
         now += passed
         worker = incarnation % 3
         if action == "join":
             try:
-                entry = table.join(name, incarnation, now)
+                before = table.predecessor(name, incarnation, now, place)
+                entry = table.join(name, incarnation, now, place=place)
+                assert before is None or before.worker == entry.worker
             except RefusedError:
                 continue
             assert table.entry(entry.worker, incarnation) is not None
@@ -169,3 +174,49 @@ def test_a_place_under_a_suffix_is_settled_before_it_is_taken_over() -> None:
     assert before.name == "pi-2"
     assert table.join("pi", 3, 8.0).worker == second.worker
     assert table.predecessor("pi", 3, 8.0) is None
+
+
+def test_whoever_comes_from_a_dead_ones_place_gets_its_name_at_once() -> None:
+    table = Membership(9.0)
+    old = table.join("pi", 1, 0.0, place=Place("here", 1))
+    beside = table.join("pi", 2, 0.0, place=Place("here too", 1))
+    elsewhere = table.join("pi", 3, 0.0, place=Place("there", 5))
+    assert [entry.name for entry in (old, beside, elsewhere)] == ["pi", "pi-2", "pi-3"]
+    assert table.predecessor("pi", 4, 0.0, Place("here too", 2)) == beside
+    again = table.join("pi", 4, 0.0, place=Place("here too", 2))
+    assert (again.name, again.worker) == ("pi-2", beside.worker)
+    assert not table.renew(beside.worker, 2, 0.1), "the old process is dead"
+    assert table.live_count == 3
+    assert table.join("pi", 5, 0.0, place=Place("not seen before", 1)).name == "pi-4"
+    assert table.join("pi", 6, 0.0).name == "pi-5"
+
+
+def test_a_process_that_joins_again_gets_its_own_name() -> None:
+    """As when its goodbye was not heard; it then asks by the name that it was given."""
+    table = Membership(9.0)
+    table.join("pi", 1, 0.0, place=Place("there", 1))
+    own = table.join("pi", 2, 0.0, place=Place("here", 1))
+    again = table.join("pi-2", 3, 0.1, place=Place("here", 1))
+    assert (again.name, again.worker) == ("pi-2", own.worker)
+
+
+def test_a_place_keeps_its_name_over_every_end() -> None:
+    table = Membership(9.0)
+    table.join("pi", 1, 0.0, place=Place("there", 1))
+    own = table.join("pi", 2, 0.0, place=Place("here", 1))
+    table.leave(0, 1)
+    table.leave(1, 2)
+    table = Membership.restored(table.export(), 9.0)
+    again = table.join("pi", 3, 100.0, place=Place("here", 2))
+    assert (again.name, again.worker) == (own.name, own.worker)
+
+
+def test_a_join_that_comes_after_its_successors_takes_nobodys_place() -> None:
+    table = Membership(9.0)
+    first = table.join("pi", 1, 0.0, place=Place("here", 1))
+    third = table.join("pi", 3, 0.1, place=Place("here", 3))
+    assert third.worker == first.worker
+    late = table.join("pi", 2, 0.2, place=Place("here", 2))
+    assert (late.name, late.place) == ("pi-2", None)
+    assert table.entry(third.worker, 3) == third
+    table.check_invariants()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import socket
 import sys
@@ -134,6 +135,30 @@ def test_a_killed_worker_holds_nobody_back_and_its_samples_are_visited(psedge: P
     assert result["phase"] == "finished"
     assert result["samples_seen"] == 30 * 640
     assert {row["state"] for row in result["worker_rows"]} == {"dead", "left"}
+
+
+def test_a_worker_that_is_killed_and_started_again_at_once_is_the_same_one(
+    psedge: Processes,
+) -> None:
+    """Among others of its name, and long before its silence tells anything."""
+    config = write_config(psedge, length=12, workers=2)
+    server, url = start_server(psedge, config, "--out", "run", "--set", "cluster.lease_seconds=600")
+    join = ("worker", "--join", url, "--name", "pi")
+    workers = [psedge(*join), psedge(*join)]
+    names = [worker.expect(r"(pi\S*) trains on")[1] for worker in workers]
+    assert set(names) == {"pi", "pi-2"}
+    metrics = psedge.folder / "run" / "metrics.jsonl"
+    until(lambda: re.search(r'"samples":[1-9]', metrics.read_text()), "training is under way")
+    workers[0].send(signal.SIGKILL)
+    workers[0] = psedge(*join)
+    assert workers[0].expect(r"(pi\S*) trains on")[1] == names[0]
+    assert [worker.exit_code() for worker in workers] == [0, 0], workers[0].output()
+    assert server.exit_code() == 0, server.output()
+    result = json.loads((psedge.folder / "run" / "result.json").read_text())
+    assert result["samples_seen"] == 12 * 640
+    assert [(row["name"], row["state"]) for row in result["worker_rows"]] == [
+        ("pi", "left"), ("pi-2", "left"),
+    ]  # fmt: skip
 
 
 def test_a_worker_may_come_before_the_server_and_leave_in_the_middle(psedge: Processes) -> None:

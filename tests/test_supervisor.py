@@ -16,6 +16,7 @@ from psedge.protocol.address import Address
 from psedge.protocol.bundle import pack
 from psedge.protocol.calls import ask_bytes
 from psedge.protocol.errors import RefusedError
+from psedge.protocol.messages import Place
 from psedge.protocol.version import __version__
 from psedge.protocol.wire import WIRE_VERSION
 
@@ -113,6 +114,25 @@ def test_a_dead_workers_range_goes_to_the_others(tmp_path: Path) -> None:
         assert (await rig.claim(0, 1)).state == "rejoin"
         assert any("worker a is silent for 4 s" in note for note in rig.notes)
         watching.cancel()
+
+    run(story())
+
+
+def test_what_a_worker_held_is_settled_before_the_process_after_it_joins(tmp_path: Path) -> None:
+    async def story() -> None:
+        rig = Rig(tmp_path)
+        await rig.started()
+        first = await rig.join("pi", 5, place=Place("here", 1))
+        beside = await rig.join("pi", 6, place=Place("here too", 1))
+        assert [reply.name for reply in (first, beside)] == ["pi", "pi-2"]
+        held = await rig.claim(first.worker, 5, number=1)
+        again = await rig.join("pi", 7, place=Place("here", 2))
+        assert (again.name, again.worker) == ("pi", first.worker)
+        assert (await rig.claim(first.worker, 5, number=2)).state == "rejoin"
+        assert await rig.claim(again.worker, 7, number=1) == held
+        other = await rig.claim(beside.worker, 6, number=1)
+        assert (other.start, other.stop) == (16, 32)
+        rig.supervisor.state.check_invariants()
 
     run(story())
 

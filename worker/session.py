@@ -26,7 +26,15 @@ from psedge.protocol.errors import (
     TrainingError,
     UnreachableError,
 )
-from psedge.protocol.messages import Claim, ClaimReply, Experiment, Join, JoinReply, Leave
+from psedge.protocol.messages import (
+    Claim,
+    ClaimReply,
+    Experiment,
+    Join,
+    JoinReply,
+    Leave,
+    Place,
+)
 from psedge.protocol.ports import Clock, Transport
 from psedge.protocol.version import __version__
 from psedge.protocol.wire import WIRE_VERSION
@@ -57,6 +65,7 @@ class Identity(msgspec.Struct, frozen=True):
     dataset_samples: int | None = None
     process: int = 0
     machine: str = ""
+    place: Place | None = None
 
 
 class Session:
@@ -298,6 +307,7 @@ class Session:
             dataset_samples=self._identity.dataset_samples,
             process=self._identity.process,
             machine=self._identity.machine,
+            place=self._identity.place,
         )
         outage = self._supervisor.outage()
         told = ""

@@ -17,6 +17,7 @@ from psedge.first_server import continued, found_checkpoint, serve_run
 from psedge.hosting import HostedServer
 from psedge.protocol.address import DEFAULT_PORT, Address
 from psedge.protocol.errors import ConfigError
+from psedge.protocol.messages import Place
 from psedge.protocol.ports import RandomBits, Reply
 from psedge.protocol.shards import LogSettings
 from psedge.run_folder import RUNS, SERVERS
@@ -25,7 +26,7 @@ from psedge.server.store import ServerStore
 from psedge.simulation.disk_folder import DiskFolder
 from psedge.simulation.host import Host
 from psedge.simulation.processor import Processor
-from psedge.simulation.seeds import bits_of
+from psedge.simulation.seeds import bits_of, seed_of
 from psedge.simulation.virtual_store import VirtualStore
 from psedge.simulation.watch import WatchedService, watched_session
 from psedge.simulation.watched_storage import WatchedStorage
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
     from psedge.simulation.world import World
 
 CPU = torch.device("cpu")
+#: One worker's host in so many has no locks, so that runs see both ways of coming back.
+HOSTS_PER_LOCKLESS = 4
 
 
 async def first_server(world: World, host: Host) -> None:
@@ -158,8 +161,15 @@ async def worker(world: World, host: Host) -> None:
         lambda threads: None,
         costs=host.device.speeds,
         name=host.place.profile.name,
+        take_place=lambda run, name: _place(world, host),
     )
     await program.run(machine)
+
+
+def _place(world: World, host: Host) -> Place | None:
+    """A host runs one process at a time, and knows it unless its system has no locks."""
+    locks = seed_of(world.seed, "locks", host.name) % HOSTS_PER_LOCKLESS != 0
+    return Place(host.name, host.starts) if locks else None
 
 
 async def _opened(world: World, host: Host) -> HostedServer:

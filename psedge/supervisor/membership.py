@@ -13,7 +13,7 @@ import itertools
 import msgspec
 
 from psedge.protocol.errors import RefusedError
-from psedge.protocol.messages import Heartbeat
+from psedge.protocol.messages import Heartbeat, Place
 from psedge.protocol.shards import Member, Members
 from psedge.supervisor.detector import PhiAccrual, longest_lease, shortest_lease
 from psedge.supervisor.worker_entry import MembershipState, State, Totals, WorkerEntry
@@ -29,8 +29,8 @@ class Membership:
 
     lease_seconds: silence after which a worker is dead; None: measured for each of them.
     recent_seconds: a name is given to a newcomer when its holder has been silent for this long,
-    so that a restarted worker gets its old place back before its old lease has run out; None: a
-    third of the lease.
+    so that a restarted worker that cannot prove whose successor it is gets its name back before
+    its old lease has run out; None: a third of the lease.
     heartbeat_seconds: between two signs of life, as workers are told.
     """
 
@@ -53,6 +53,8 @@ class Membership:
         #: Numbers by name and by present incarnation.
         self._numbers: dict[str, int] = {}
         self._incarnations: dict[int, list[int]] = {}
+        #: Numbers by the place that the worker joined from.
+        self._places: dict[str, int] = {}
         #: Numbers of the live ones, the longest silent first.
         self._live: dict[int, None] = {}
         #: The revision at which shards were last to hear of each worker, the latest last.
@@ -69,12 +71,14 @@ class Membership:
         local_samples: int | None = None,
         process: int = 0,
         machine: str = "",
+        place: Place | None = None,
     ) -> WorkerEntry:
         """Let a worker in and return its entry.
 
         The same name gets the same number. A name that a live other incarnation holds gets a
-        suffix (`pi`, `pi-2`, ...), as do several machines that nobody gave a name. Joining again
-        under a live incarnation changes nothing: it is a retry after a lost reply.
+        suffix (`pi`, `pi-2`, ...), as do several machines that nobody gave a name. Whoever comes
+        from the place of an earlier process gets the name of that one, which is dead, at once.
+        Joining again under a live incarnation changes nothing: it is a retry after a lost reply.
         Raises RefusedError `unknown-worker` for an incarnation whose time is over, as when its
         join was not answered for longer than its lease: what the shards counted for it has been
         settled, and the worker comes again under another.
@@ -89,7 +93,7 @@ class Membership:
             return self._seen(msgspec.structs.replace(again, seen_at=now))
         entry = WorkerEntry(
             worker=len(self._entries),
-            name=self._free_name(wanted, now),
+            name=self._name_for(wanted, now, place),
             incarnation=incarnation,
             device=device,
             loader=loader,
@@ -97,21 +101,24 @@ class Membership:
             seen_at=now,
             process=process,
             machine=machine,
+            place=None if self._is_outlived(place) else place,
         )
         old = self.named(entry.name)
         if old is not None:
             entry = msgspec.structs.replace(entry, worker=old.worker, before=old.totals)
         return self._changed(self._seen(entry))
 
-    def predecessor(self, name: str, incarnation: int, now: float) -> WorkerEntry | None:
-        """The worker, gone or live but silent, whose place `join` would give to a newcomer.
+    def predecessor(
+        self, name: str, incarnation: int, now: float, place: Place | None = None
+    ) -> WorkerEntry | None:
+        """The worker, gone or taken for live, whose name `join` would give to a newcomer.
 
         What it holds has to be settled before.
         """
         wanted = name or DEFAULT_NAME
         if self._holder_of(wanted, incarnation) is not None:
             return None
-        return self.named(self._free_name(wanted, now))
+        return self.named(self._name_for(wanted, now, place))
 
     def renew(
         self, worker: int, incarnation: int, now: float, heartbeat: Heartbeat | None = None
@@ -277,6 +284,12 @@ class Membership:
         assert sorted(self._live) == [entry.worker for entry in self.entries() if entry.live]
         assert self._detectors.keys() == self._live.keys(), "who is live is not who is watched"
         assert sum(map(len, self._incarnations.values())) == len(self._entries)
+        places = {
+            entry.place.identity: entry.worker
+            for entry in self.entries()
+            if entry.place is not None
+        }
+        assert self._places == places, "a place is not its latest holder's"
         assert all(
             self._entries[worker].incarnation == incarnation
             for incarnation, workers in self._incarnations.items()
@@ -288,11 +301,15 @@ class Membership:
         if old is None or old.incarnation != entry.incarnation:
             self._detectors.pop(entry.worker, None)
             if old is not None:
+                if old.place is not None:
+                    del self._places[old.place.identity]
                 self._incarnations[old.incarnation].remove(old.worker)
                 if not self._incarnations[old.incarnation]:
                     del self._incarnations[old.incarnation]
             self._incarnations.setdefault(entry.incarnation, []).append(entry.worker)
             self._numbers[entry.name] = entry.worker
+            if entry.place is not None:
+                self._places[entry.place.identity] = entry.worker
         self._entries[entry.worker] = entry
         return entry
 
@@ -327,6 +344,22 @@ class Membership:
             if _is_variant(entry.name, wanted):
                 return entry
         return None
+
+    def _holder_at(self, place: Place | None) -> WorkerEntry | None:
+        """Who joined from this place last."""
+        worker = None if place is None else self._places.get(place.identity)
+        return None if worker is None else self._entries[worker]
+
+    def _is_outlived(self, place: Place | None) -> bool:
+        """Whether a later process has the place: a request that came late proves nothing."""
+        holder = self._holder_at(place)
+        if holder is None or holder.place is None or place is None:
+            return False
+        return holder.place.holder > place.holder
+
+    def _name_for(self, wanted: str, now: float, place: Place | None) -> str:
+        holder = None if self._is_outlived(place) else self._holder_at(place)
+        return self._free_name(wanted, now) if holder is None else holder.name
 
     def _free_name(self, wanted: str, now: float) -> str:
         """`wanted`, or with the first suffix that no live worker holds."""

@@ -66,7 +66,7 @@ class Roster:
         membership = self._state.membership
         while True:
             now = self._clock.now()
-            entry = membership.predecessor(message.name, message.incarnation, now)
+            entry = membership.predecessor(message.name, message.incarnation, now, message.place)
             if entry is None:
                 return now
             if entry.live:

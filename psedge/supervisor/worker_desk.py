@@ -130,6 +130,7 @@ class WorkerDesk:
             local_samples=message.local_samples,
             process=message.process,
             machine=message.machine,
+            place=message.place,
         )
         await self._start_training(now)
         state.admit(entry.worker, entry.name, message.local_samples)

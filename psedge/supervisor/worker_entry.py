@@ -6,7 +6,7 @@ from typing import Literal
 
 import msgspec
 
-from psedge.protocol.messages import Heartbeat
+from psedge.protocol.messages import Heartbeat, Place
 
 State = Literal["alive", "idle", "left", "dead"]
 
@@ -27,6 +27,7 @@ class WorkerEntry(msgspec.Struct, frozen=True):
     heartbeat: the latest of this incarnation. before: totals of its earlier incarnations.
     note: why it left, if not by the user's wish.
     process, machine: pid and name of its machine, as it says.
+    place: where no other process can be that lives, see `psedge.protocol.messages.Place`.
     """
 
     worker: int
@@ -42,6 +43,7 @@ class WorkerEntry(msgspec.Struct, frozen=True):
     note: str = ""
     process: int = 0
     machine: str = ""
+    place: Place | None = None
 
     @property
     def live(self) -> bool:
