@@ -28,7 +28,13 @@ TOGETHER = 0.4
 TOGETHER_SECONDS = 2.0
 #: Share of those with logs on disk in which one of these is damaged.
 ROT = 0.3
+#: Share of the schedules with a fault of its own around the last pushes.
+AT_THE_END = 0.2
+#: How many pushes before the last one it strikes at most.
+LAST_PUSHES = 6
 SAMPLES = 256
+BATCH_SIZE = 8
+EPOCHS = 3
 PUSH_CODECS = (
     "identity", "bfloat16", "q8", "q4", "ecsq", "sign", "ternary", "top-k", "adacomp", "power-sgd",
     "auto",
@@ -52,6 +58,7 @@ def schedule(seed: int, fault_factor: float = FAULT_FACTOR) -> tuple[Order, Prob
         together = drawn_together(chance, hosts)
         if experiment.durability.log != "off":
             together += drawn_rot(chance, hosts)
+        together += drawn_at_the_end(chance, hosts, experiment.sync.local_steps)
     order = Order(
         experiment,
         seed=seed,
@@ -105,6 +112,23 @@ def drawn_rot(chance: random.Random, hosts: Hosts) -> tuple[Fault, ...]:
     return (DiskRot(on=role, path=path, at=at), chance.choice(outages))
 
 
+def drawn_at_the_end(chance: random.Random, hosts: Hosts, local_steps: int) -> tuple[Fault, ...]:
+    """While the last pushes are on their way: what counts for one shard may not count for all."""
+    if chance.random() >= AT_THE_END:
+        return ()
+    pushes = EPOCHS * SAMPLES // (BATCH_SIZE * local_steps)
+    after = f"push {pushes - chance.randrange(LAST_PUSHES)}"
+    delay, seconds = round(chance.uniform(0.0, 0.3), 3), round(chance.uniform(1.0, 8.0), 3)
+    worker = chance.choice(hosts.workers)
+    kind = chance.choice(["parted", "parted", "crash", "power-cut"])
+    if kind == "parted":
+        parted = (worker, chance.choice(hosts.servers))
+        return (Partition(between=parted, after=after, delay=delay, seconds=seconds),)
+    struck = chance.choice([worker, hosts.supervisor, *hosts.servers])
+    outage = Crash if kind == "crash" else PowerCut
+    return (outage(on=struck, after=after, delay=delay, restart_after=seconds),)
+
+
 def drawn_experiment(chance: random.Random) -> Experiment:
     """A small cluster with any mode, codec, chain, log and number of copies that go together."""
     sync: dict[str, Any] = {"mode": chance.choice(["bsp", "ssp", "ssp", "asp"])}
@@ -146,8 +170,8 @@ def drawn_experiment(chance: random.Random) -> Experiment:
     return load_config(
         {
             "model": {"factory": "mlp"},
-            "data": {"dataset": "npz", "path": "problem.npz", "batch_size": 8},
-            "schedule": {"length": 3},
+            "data": {"dataset": "npz", "path": "problem.npz", "batch_size": BATCH_SIZE},
+            "schedule": {"length": EPOCHS},
             "optimizer": optimizer,
             "sync": sync,
             "compression": compression,

@@ -103,3 +103,57 @@ def test_a_measurement_that_fails_costs_no_training(tmp_path: Path, error: Excep
         assert str(error) in notes[0]
 
     run(story())
+
+
+async def all_visited(rig: Rig) -> None:
+    """The first shard has every sample; nobody knows whether the others have the last pushes."""
+    await rig.started()
+    plan = rig.supervisor.state.plan
+    assert plan is not None
+    for worker in (0, 1):
+        while (await rig.claim(worker, 1 + worker)).state == "range":
+            pass
+        plan.consumed(worker, 64, 1 + worker)
+    assert plan.finished
+
+
+async def seconds_pass(rig: Rig, seconds: int) -> None:
+    """Both workers are heard in each of them."""
+    for _ in range(seconds):
+        rig.clock.seconds += 1.0
+        for worker in (0, 1):
+            await rig.ask(messages.HEARTBEAT, messages.Heartbeat(worker, 1 + worker))
+        await rig.supervisor._tick()
+
+
+def test_the_end_waits_for_pushes_that_only_some_shards_have(tmp_path: Path) -> None:
+    """A worker that cannot reach one of the servers is there all the same: its lease goes on."""
+
+    async def story() -> None:
+        rig = Rig(tmp_path, lease_seconds=4.0)
+        await all_visited(rig)
+        await seconds_pass(rig, 30)
+        assert not rig.supervisor.state.ended
+        for worker in (0, 1):
+            assert (await rig.claim(worker, 1 + worker, idle=True)).state == "done"
+        await rig.supervisor._tick()
+        assert result_of(rig)["phase"] == "finished"
+        assert not any("without the last push" in note for note in rig.notes)
+
+    run(story())
+
+
+def test_the_end_waits_for_a_push_that_never_gets_through_for_a_bounded_time(
+    tmp_path: Path,
+) -> None:
+    async def story() -> None:
+        rig = Rig(tmp_path, lease_seconds=4.0)
+        await all_visited(rig)
+        assert (await rig.claim(0, 1, idle=True)).state == "done"
+        await seconds_pass(rig, 60)
+        assert not rig.supervisor.state.ended
+        await seconds_pass(rig, 1)
+        assert result_of(rig)["phase"] == "finished"
+        assert [note for note in rig.notes if "without the last push of b to" in note]
+
+    run(story())

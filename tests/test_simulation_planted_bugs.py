@@ -90,3 +90,37 @@ def test_a_checkpoint_has_the_plan_of_its_parameters(planted: bool, tmp_path: Pa
         outcome = simulate(order, work=ProblemWork(experiment, samples=256))
     assert outcome.phase == "finished"
     assert {one.invariant for one in outcome.violations} == ({6} if planted else set())
+
+
+LAST_PUSHES = 4 * 256 // 8
+PARTED_BEFORE_THE_LAST_PUSH = f"""
+[[fault]]
+kind = "partition"
+between = ["raspberry-pi-4b-1", "server-1"]
+after = "push {LAST_PUSHES - 1}"
+delay = 0.1
+seconds = 4.0
+"""
+
+
+@pytest.mark.parametrize("planted", [False, True])
+def test_the_last_checkpoint_has_the_last_push_to_every_shard(
+    planted: bool, tmp_path: Path
+) -> None:
+    """The first shard has it, and the other one only when the network is back."""
+    experiment = load_config(
+        {
+            "model": {"factory": "mlp"},
+            "data": {"dataset": "npz", "path": "problem.npz", "batch_size": 8},
+            "schedule": {"length": 4},
+            "cluster": {"servers": 2, "devices": [{"profile": "raspberry-pi-4b"}]},
+        }
+    )
+    path = tmp_path / "plan.toml"
+    path.write_text(PARTED_BEFORE_THE_LAST_PUSH)
+    hosts = Hosts(("raspberry-pi-4b-1",), ("server-0", "server-1"))
+    order = Order(experiment, plan=load_plan(path, hosts), limit_seconds=600.0)
+    with planted_bugs.final_checkpoint_comes_too_early() if planted else nullcontext():
+        outcome = simulate(order, work=ProblemWork(experiment, samples=256))
+    assert outcome.phase == "finished"
+    assert {one.invariant for one in outcome.violations} == ({1} if planted else set())

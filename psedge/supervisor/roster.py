@@ -56,6 +56,7 @@ class Roster:
         """An idle worker holds nobody back at the gate."""
         if self._state.membership.set_idle(worker, incarnation, idle):
             await self.broadcast()
+            self.announce()
 
     async def take_over(self, message: Join) -> float:
         """Settle what a crashed worker left behind before its successor joins under its name.

@@ -41,6 +41,8 @@ from psedge.supervisor.worker_desk import WorkerDesk
 
 #: How long a stopping run waits for its workers to finish their step.
 FAREWELL_SECONDS = 10.0
+#: How long the end of a run waits for pushes that only some of the shards have.
+LAST_PUSHES_SECONDS = 60.0
 
 
 class Supervisor:
@@ -74,6 +76,8 @@ class Supervisor:
         self._clock = clock
         #: Why a shard is lost for good, with the run.
         self._lost: str | None = None
+        #: Since when all data are visited, and some of the shards lack pushes.
+        self._late_since: float | None = None
         self._roster = Roster(self.state, clock)
         calls = ServerCalls(transport, token)
         sets = SetKeeper(self.state.fleet, calls, clock)
@@ -197,11 +201,13 @@ class Supervisor:
         self._roster.count_visited()
         self._roster.find_lost()
         if state.plan is not None and state.plan.finished:
-            await self._wait_for_last_pushes()
+            if not self._last_pushes_are_in(now):
+                return
             await self._roster.broadcast()
             unsaved = await self._keep_last(evaluate=True)
             await self._end("failed" if unsaved else "finished", unsaved)
             return
+        self._late_since = None
         await self._keeper.tick(state, now)
 
     def _lose(self, shard: int, reason: str) -> None:
@@ -235,20 +241,26 @@ class Supervisor:
         self.state.note(f"{subject}: {decision} ({reason})")
         self.state.decided(kind, subject, decision, reason, lost=lost)
 
-    async def _wait_for_last_pushes(self) -> None:
+    def _last_pushes_are_in(self, now: float) -> bool:
         """What shard 0 has counted may still be on its way to other shards.
 
         A worker asks for data again once all shards have its push, and is then idle; one that is
-        lost on the way has a lease.
+        lost on the way has a lease. For one that is there and does not get through there is a
+        bound.
         """
-        state = self.state
-        deadline = self._clock.now() + state.membership.lease_seconds
-        while self._clock.now() < deadline and state.stop_reason is None:
-            if all(entry.state == "idle" for entry in state.membership.live()):
-                return
-            await until(self._roster.changed, 0.2)
-            await self._roster.expire()
-            await self._roster.tell_again()
+        live = self.state.membership.live()
+        late = [entry.name for entry in live if entry.loader and entry.state != "idle"]
+        if not late:
+            return True
+        if self._late_since is None:
+            self._late_since = now
+        if now - self._late_since < LAST_PUSHES_SECONDS:
+            return False
+        self.state.note(
+            f"the run ends without the last push of {', '.join(late)} to some of the servers: it "
+            f"has not got through for {LAST_PUSHES_SECONDS:.0f} s"
+        )
+        return True
 
     async def _wait_for_workers_to_leave(self) -> None:
         deadline = self._clock.now() + FAREWELL_SECONDS

@@ -257,6 +257,7 @@ class ExactlyOnce(Checker):
             )
         if status.phase != "finished":
             return
+        self._compare_shards(host)
         for number, worker, sequence in self._unsaved():
             self.violated(
                 host,
@@ -283,6 +284,21 @@ class ExactlyOnce(Checker):
             for sender, arrived in sorted(told.items())
             if self._saved.get(number, {}).get(sender, 0) < arrived.sequence
         ]
+
+    def _compare_shards(self, host: str) -> None:
+        """A push that the first shard's last checkpoint has is in those of all others, unless its
+        worker is gone."""
+        first = self._reigning.shard(0)
+        members = frozenset() if first is None else _members(first)
+        for sender in sorted(members & self._saved.get(0, {}).keys()):
+            whole = self._saved[0][sender]
+            for number, saved in sorted(self._saved.items()):
+                if saved.get(sender, 0) < whole:
+                    self.violated(
+                        host,
+                        f"the run finished, and the last checkpoint has push {whole} of worker "
+                        f"{sender[0]} in shard 0 and not in shard {number}",
+                    )
 
     def _look_for_losses(self, host: str, replica: Replica, *, handed_out: bool) -> None:
         """Somebody new reigns: everything that was acknowledged must be known to it.
