@@ -240,7 +240,9 @@ class Copies:
         hosted.retire()
         self.replica_changed(hosted.replica, "dropped")
         if self.store is not None:
-            self._removals[shard] = asyncio.ensure_future(self.store.drop(shard))
+            removal = asyncio.ensure_future(self.store.drop(shard))
+            self._removals[shard] = removal
+            removal.add_done_callback(lambda _: self._removals.pop(shard))
 
     async def close(self) -> None:
         """Serve nothing any more; what was written is on disk afterwards."""
@@ -252,7 +254,7 @@ class Copies:
 
     async def _removed(self, shard: int) -> None:
         """Nothing of the shard is still being removed from the disk."""
-        while (removal := self._removals.pop(shard, None)) is not None:
+        while (removal := self._removals.get(shard)) is not None:
             await asyncio.wait({removal})
 
     async def _registered(self) -> None:

@@ -143,6 +143,15 @@ class Node:
         return await self._door(incoming)
 
 
+def first_arrays() -> dict[str, NDArray[Any]]:
+    """Of the shard as it is handed out."""
+    return {
+        "parameters": np.zeros(ELEMENTS, np.float32),
+        "buffers": np.zeros(2, np.float32),
+        "counters": np.zeros(0, np.uint8),
+    }
+
+
 class Rig:
     """Servers 0, 1, ...; the first is primary, `backups` follow, the rest know nothing yet."""
 
@@ -183,12 +192,7 @@ class Rig:
             await self.enter(node, lease_seconds)
         peers = [node.peer for node in self.nodes]
         self.reign = Reign(0, 1, 0, peers[0], tuple(peers[1 : 1 + backups]), acks=self.acks)
-        arrays = {
-            "parameters": np.zeros(ELEMENTS, np.float32),
-            "buffers": np.zeros(2, np.float32),
-            "counters": np.zeros(0, np.uint8),
-        }
-        body = pack(ShardOrder(self.placed, reign=self.reign), arrays)
+        body = pack(ShardOrder(self.placed, reign=self.reign), first_arrays())
         for node in self.nodes[: 1 + backups]:
             await self.post(node, SHARD_ASSIGN, body)
         await self.tell(0, 1)

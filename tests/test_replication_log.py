@@ -8,11 +8,11 @@ from typing import Any
 
 import msgspec
 import pytest
-from replication_rig import Node, Rig, refused, run, until
+from replication_rig import Node, Rig, first_arrays, refused, run, until
 
 from psedge.protocol.disk import Disk
 from psedge.protocol.ports import Buffer
-from psedge.protocol.shards import LogSettings
+from psedge.protocol.shards import LogSettings, ShardOrder
 from psedge.protocol.system_clock import SystemClock
 from psedge.protocol.wire import Status
 from psedge.server import hosted_shard
@@ -32,6 +32,10 @@ class HeldDisk(Disk):
     async def append(self, path: str, data: Buffer) -> None:
         await self.running.wait()
         await super().append(path, data)
+
+    async def remove(self, path: str) -> None:
+        await self.running.wait()
+        await super().remove(path)
 
 
 def store(folder: Path, kind: type[Disk] = Disk) -> tuple[ServerStore, Any]:
@@ -113,6 +117,39 @@ def test_a_disk_that_takes_nothing_stops_no_group(
         assert hosted.log.index == hosted.replica.at.index
 
     run(Rig(servers=1, stores=[kept], log=LogSettings("group")), story, backups=0)
+
+
+def test_a_new_copy_waits_until_the_old_ones_files_are_gone(tmp_path: Path) -> None:
+    """However often it is handed out: the files of the new one must not be removed with them."""
+    kept, disk = store(tmp_path / "a", HeldDisk)
+
+    async def story(rig: Rig) -> None:
+        node = rig.nodes[0]
+        await rig.pushes(2)
+        disk.running.clear()
+        node.service.drop(0)
+        reign = msgspec.structs.replace(rig.reign, term=2, revision=5, backups=())
+        order = ShardOrder(rig.placed, reign=reign)
+        given_up = asyncio.ensure_future(node.service.take(order, first_arrays()))
+        for _ in range(5):
+            await asyncio.sleep(0)
+        given_up.cancel()
+        again = asyncio.ensure_future(node.service.take(order, first_arrays()))
+        for _ in range(50):
+            await asyncio.sleep(0)
+        assert 0 not in node.service.hosted
+        disk.running.set()
+        await again
+        assert given_up.cancelled()
+        rig.reign = reign
+        rig.sequences.clear()
+        await rig.tell(0, 1)
+        await rig.pushes(3)
+        before = node.bits()
+        await node.kill()
+        assert (await restarted(rig, 7, tmp_path / "a")).bits() == before
+
+    run(Rig(servers=1, stores=[kept], log=ALWAYS), story, backups=0)
 
 
 def test_a_backup_answers_when_its_disk_has_it(tmp_path: Path) -> None:
