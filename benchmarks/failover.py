@@ -3,10 +3,11 @@
 A supervisor apart, two servers that back up each other (`acks = "replica"`), eight workers with
 loops of their own at ten steps a second, each of which writes down when a push was acknowledged.
 
-    python benchmarks/failover.py                 # all of it, some four minutes on two cores
+    python benchmarks/failover.py                 # all of it, some five minutes on two cores
     python benchmarks/failover.py primary --times 10
     python benchmarks/failover.py worker          # under ssp: how long the others wait
     python benchmarks/failover.py supervisor      # pushes while it is away
+    python benchmarks/failover.py claims --mode bsp
 
 primary    kill a primary, time until each worker has a push acknowledged that it began after that,
            its pause between two steps included; start the server again, wait until it is a backup
@@ -16,6 +17,7 @@ frozen     the same with a primary that stands still, as on SIGSTOP or with the 
            can prove that it is dead, so its silence has to be long enough
 worker     kill one of the workers, time until those that wait for it at the gate go on
 supervisor kill it, compare the longest time between two pushes with that before; start it again
+claims     the same with `psedge worker`s, which train on samples that it hands out
 """
 
 from __future__ import annotations
@@ -44,7 +46,19 @@ lr = 0.01
 mode = "{mode}"
 staleness_bound = 3
 """
+#: Of workers that claim samples, which do not run out.
+CLAIMING = """
+[model]
+factory = "mlp"
+[data]
+dataset = "digits"
+batch_size = 8
+[schedule]
+length = 1000
+"""
 PATIENCE_SECONDS = 60.0
+#: Workers that claim samples know by then for how long they are to hold some.
+CLAIMING_SECONDS = 5.0
 #: Before and after a fault the same time is looked at.
 WINDOW_SECONDS = 10.0
 #: Between two deaths of a primary everybody trains for so long.
@@ -52,13 +66,15 @@ TRAINING_SECONDS = 3.0
 FROZEN_TIMES = 3
 
 
-def cluster_in(folder: str, options: argparse.Namespace, mode: str) -> ChaosCluster:
+def cluster_in(
+    folder: str, options: argparse.Namespace, mode: str, *, claiming: bool = False
+) -> ChaosCluster:
     return ChaosCluster(
         Path(folder),
-        CONFIG.format(mode=mode),
+        CONFIG.format(mode=mode) + CLAIMING * claiming,
         servers=options.servers,
         workers=options.workers,
-        own_loops=True,
+        worker_script="claiming_worker.py" if claiming else "pushing_worker.py",
         worker_arguments=["--step-seconds", options.step_seconds],
     )
 
@@ -213,13 +229,14 @@ def of_a_worker(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def of_the_supervisor(options: argparse.Namespace) -> dict[str, Any]:
+def of_the_supervisor(options: argparse.Namespace, *, claiming: bool = False) -> dict[str, Any]:
     with (
         tempfile.TemporaryDirectory() as folder,
-        cluster_in(folder, options, options.mode) as cluster,
+        cluster_in(folder, options, options.mode, claiming=claiming) as cluster,
     ):
         cluster.start()
         warmed_up(cluster)
+        wait_until(time.monotonic() + CLAIMING_SECONDS * claiming)
         before = time.monotonic()
         wait_until(before + WINDOW_SECONDS)
         killed = cluster.supervisor.kill()
@@ -246,6 +263,10 @@ def of_the_supervisor(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def of_the_supervisor_that_hands_out(options: argparse.Namespace) -> dict[str, Any]:
+    return of_the_supervisor(options, claiming=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -255,6 +276,7 @@ def main() -> None:
         "frozen": of_a_frozen_primary,
         "worker": of_a_worker,
         "supervisor": of_the_supervisor,
+        "claims": of_the_supervisor_that_hands_out,
     }
     parser.add_argument("parts", nargs="*", metavar="|".join(parts), help="all by default")
     parser.add_argument("--times", type=int, default=10, help="deaths of a primary")

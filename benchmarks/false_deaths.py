@@ -59,7 +59,7 @@ def main() -> int:
             Path(folder),
             CONFIG,
             workers=options.workers,
-            own_loops=True,
+            worker_script="pushing_worker.py",
             worker_arguments=["--step-seconds", "0.2"],
         ) as cluster,
     ):

@@ -263,12 +263,18 @@ class Claim(msgspec.Struct, frozen=True):
 
 class ClaimReply(msgspec.Struct, frozen=True):
     """state: `range` with positions start..stop of the epoch's order; `wait`: ask again;
-    `done`: no data is left in this run; `stop`: the run ends now; `rejoin`: not a member."""
+    `done`: no data is left in this run; `stop`: the run ends now; `rejoin`: not a member.
+
+    reserve: samples left at which the worker is to ask for more; 0: when half of this range is.
+    With `wait`, which else tells a worker that is not idle to ask no more until it is: others have
+    to ask before it, so it is to ask again with its next step; 0 there: no samples are free.
+    """
 
     state: Literal["range", "wait", "done", "stop", "rejoin"]
     epoch: int = 0
     start: int = 0
     stop: int = 0
+    reserve: int = 0
 
 
 class Heartbeat(msgspec.Struct, frozen=True):

@@ -127,9 +127,9 @@ class ClusterConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Meta(
             ge=1,
             description="Batches that a worker is handed at a time, at the least. Small balances "
-            "fast and slow workers at the end of training. Other than in `bsp`, whose runs repeat "
-            "exactly, a worker is given what it needs for 20 s of work without the supervisor, and "
-            "less and less towards the end.",
+            "fast and slow workers at the end of training. A worker is given what it needs for "
+            "20 s of work without the supervisor, and less and less towards the end; in `bsp`, "
+            "whose runs repeat exactly, in ranges of just this size.",
         ),
     ] = 4
     pace: Annotated[

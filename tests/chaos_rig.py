@@ -169,7 +169,7 @@ class ChaosCluster:
     config: TOML; `supervisor_apart` and the numbers of servers and workers are added to it.
     stores: folders of the servers' logs by server name, None for servers that keep none.
     network: where each process gets a host of its own; None: loopback.
-    own_loops: workers are `benchmarks/pushing_worker.py`, and `records` says what they did.
+    worker_script: what workers are, of `benchmarks/`; `record` then says what one did.
     """
 
     def __init__(
@@ -183,7 +183,7 @@ class ChaosCluster:
         stores: Callable[[str], Path] | None = None,
         network: RealNetwork | None = None,
         link: Link = GIGABIT,
-        own_loops: bool = False,
+        worker_script: str = "",
         worker_arguments: Sequence[object] = (),
     ) -> None:
         self.folder = folder
@@ -199,7 +199,7 @@ class ChaosCluster:
         self._stores = stores
         self.network = network
         self._link = link
-        self._own_loops = own_loops
+        self._worker_script = worker_script
         self._worker_arguments = worker_arguments
         self._count = servers, workers
         self.hosts: dict[str, Host] = {}
@@ -269,8 +269,8 @@ class ChaosCluster:
 
     def add_worker(self, name: str) -> Node:
         arguments: list[object]
-        if self._own_loops:
-            arguments = [BENCHMARKS / "pushing_worker.py", "--record", self.record(name)]
+        if self._worker_script:
+            arguments = [BENCHMARKS / self._worker_script, "--record", self.record(name)]
         else:
             arguments = ["-m", "psedge", "worker", "--device", "cpu"]
         arguments += ["--join", self.join, "--name", name, *self._worker_arguments]

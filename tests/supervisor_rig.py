@@ -167,12 +167,12 @@ class Rig:
             await self.ask(messages.LEAVE, messages.Leave(worker, 1 + worker))
         assert state.plan.finished
 
-    async def started(self) -> None:
+    async def started(self, **fields: Any) -> None:
         await self.register(0, 1)
         with pytest.raises(RefusedError):
-            await self.join("a", 1)
-        await self.join("b", 2)
-        await self.join("a", 1)
+            await self.join("a", 1, **fields)
+        await self.join("b", 2, **fields)
+        await self.join("a", 1, **fields)
 
 
 def run(work: Awaitable[None]) -> None:

@@ -51,10 +51,11 @@ def run(tmp_path: Path, settings: dict[str, Any], **objects: Any) -> Any:
     return psedge.run(settings, out=tmp_path / "run", console=QUIET, **objects)
 
 
-def test_bsp_equals_large_batch_sgd_step_by_step(tmp_path: Path) -> None:
+@pytest.mark.parametrize("samples", [SAMPLES, 16 * SAMPLES])
+def test_bsp_equals_large_batch_sgd_step_by_step(tmp_path: Path, samples: int) -> None:
     # Two workers are handed ranges of 32 positions; in step k of a pair of ranges they push the
-    # k-th batch of each, whoever has which.
-    data = points()
+    # k-th batch of each, whoever has which, and however many ranges ahead they claim.
+    data = points(samples)
     model, alone = network(), network()
     exact = {"push": "identity", "pull": "identity"}
     settings = config(sync={"mode": "bsp"}, compression=exact)
@@ -62,8 +63,8 @@ def test_bsp_equals_large_batch_sgd_step_by_step(tmp_path: Path) -> None:
     optimizer = torch.optim.SGD(alone.parameters(), lr=0.1, momentum=0.9)
     inputs, targets = data.tensors
     for epoch in range(2):
-        order = permuted(np.arange(SAMPLES), SAMPLES, 0, epoch)
-        for pair in range(0, SAMPLES, 64):
+        order = permuted(np.arange(samples), samples, 0, epoch)
+        for pair in range(0, samples, 64):
             for at in range(pair, pair + 32, 8):
                 chosen = np.concatenate([order[at : at + 8], order[at + 32 : at + 40]])
                 optimizer.zero_grad()
@@ -71,7 +72,7 @@ def test_bsp_equals_large_batch_sgd_step_by_step(tmp_path: Path) -> None:
                 optimizer.step()
     for ours, theirs in zip(model.parameters(), alone.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
-    assert result.pushes_applied == 2 * SAMPLES // 8
+    assert result.pushes_applied == 2 * samples // 8
     assert result.staleness_max == 0
 
 

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
+from collections import deque
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from tiny_cluster import TestClock, run
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from trainer_world import Numbers
 
 from psedge.protocol.errors import DataError
 from psedge.protocol.messages import ClaimReply
-from psedge.worker.feed import Batch, FeedSettings, plan_steps
+from psedge.worker.endings import Rejoin
+from psedge.worker.feed import Batch, BatchFeed, FeedSettings, plan_steps
 from psedge.worker.gradient import FIRST_SCALE, GradientStep
 
 CPU = torch.device("cpu")
@@ -53,6 +59,112 @@ def test_augmentation_differs_by_step_and_epoch_and_is_the_same_again() -> None:
 
     assert len({*seeds(0), *seeds(1)}) == 8
     assert seeds(0) == seeds(0)
+
+
+class Claims:
+    """A supervisor that answers with what it was given, and then that all is handed out."""
+
+    def __init__(self, *replies: ClaimReply | asyncio.Future[ClaimReply]) -> None:
+        self.replies = deque(replies)
+        #: Whether each claim came from an idle worker.
+        self.asked: list[bool] = []
+
+    async def claim(self, *, idle: bool) -> ClaimReply:
+        self.asked.append(idle)
+        await asyncio.sleep(0)
+        reply = self.replies.popleft() if self.replies else ClaimReply("done")
+        return reply if isinstance(reply, ClaimReply) else await reply
+
+
+def fed(claims: Claims) -> BatchFeed:
+    """Steps of ten samples."""
+
+    async def at_once(function: Any) -> Any:
+        await asyncio.sleep(0)
+        return function()
+
+    return BatchFeed(
+        claims, Numbers(1000), FeedSettings(5, 2, seed=3), TestClock(), at_once, lambda _: None
+    )
+
+
+def ranges(*starts: int, reserve: int) -> list[ClaimReply]:
+    return [ClaimReply("range", 0, start, start + 40, reserve) for start in starts]
+
+
+async def steps(feed: BatchFeed, count: int) -> None:
+    for _ in range(count):
+        assert await feed.next() is not None
+        for _ in range(100):
+            await asyncio.sleep(0)
+
+
+def test_ranges_are_claimed_until_there_is_a_reserve() -> None:
+    async def story() -> None:
+        claims = Claims(*ranges(0, 40, 80, 120, 160, 200, reserve=100))
+        feed = fed(claims)
+        assert await feed.refill()
+        await steps(feed, 1)
+        # 15 steps are left, and ten are asked for.
+        assert claims.asked == [True, False, False, False]
+        await steps(feed, 4)
+        assert len(claims.asked) == 4
+        await steps(feed, 1)
+        assert len(claims.asked) == 5
+
+    run(story())
+
+
+def test_who_is_to_wait_for_its_turn_asks_again_with_its_next_step() -> None:
+    async def story() -> None:
+        first, second, third = ranges(0, 40, 80, reserve=60)
+        later = ClaimReply("wait", reserve=60)
+        claims = Claims(first, later, later, second, later, ClaimReply("wait"), third)
+        feed = fed(claims)
+        assert await feed.refill()
+        await steps(feed, 3)
+        assert claims.asked == [True, False, False, False, False]
+        await steps(feed, 1)
+        assert len(claims.asked) == 6
+        # Nothing is free: it uses up what it has.
+        await steps(feed, 4)
+        assert await feed.next() is None
+        assert len(claims.asked) == 6
+        assert await feed.refill()
+        assert claims.asked[6]
+
+    run(story())
+
+
+def test_a_step_waits_for_one_range_and_not_for_all() -> None:
+    async def story() -> None:
+        second, third = ranges(40, 80, reserve=1000)
+        held_up = [asyncio.get_running_loop().create_future() for _ in range(2)]
+        feed = fed(Claims(*ranges(0, reserve=1000), *held_up))
+        assert await feed.refill()
+        await steps(feed, 4)
+        fifth = asyncio.ensure_future(feed.next())
+        await asyncio.sleep(0)
+        assert not fifth.done()
+        held_up[0].set_result(second)
+        assert await fifth is not None
+        held_up[1].set_result(third)
+        await steps(feed, 7)
+        assert await feed.next() is None
+
+    run(story())
+
+
+def test_a_claim_ahead_may_say_that_the_worker_is_not_known() -> None:
+    async def story() -> None:
+        feed = fed(Claims(*ranges(0, reserve=100), ClaimReply("rejoin")))
+        assert await feed.refill()
+        with pytest.raises(Rejoin):
+            await steps(feed, 2)
+        await feed.reset()
+        assert await feed.next() is None
+
+    run(story())
 
 
 def batch(samples: int, seed: int = 0) -> Batch:

@@ -62,6 +62,7 @@ FURTHER_CORES = (
     "psedge/supervisor/shard_map.py",
     "psedge/supervisor/shard_table.py",
     "psedge/supervisor/shard_view.py",
+    "psedge/supervisor/turns.py",
     "psedge/supervisor/worker_entry.py",
     "psedge/chaos/judge.py",
     "psedge/chaos/restart.py",

@@ -137,6 +137,31 @@ def test_what_a_worker_held_is_settled_before_the_process_after_it_joins(tmp_pat
     run(story())
 
 
+def test_in_bsp_workers_take_turns_and_hold_as_much_as_elsewhere(tmp_path: Path) -> None:
+    async def story() -> None:
+        rig = Rig(tmp_path, train_samples=6400, sections={"sync": {"mode": "bsp"}})
+        await rig.started(dataset_samples=6400)
+        assert (await rig.claim(0, 1, idle=True, number=1)).reserve == 0
+        early = await rig.claim(0, 1, number=2)
+        assert (early.state, early.reserve) == ("wait", 1)
+        rig.supervisor.state.rate_samples_per_second = 32.0
+        for worker in (0, 1):
+            beat = messages.Heartbeat(worker, 1 + worker, rate_samples_per_second=16.0)
+            await rig.ask(messages.HEARTBEAT, beat)
+        first = await rig.claim(1, 2, idle=True, number=1)
+        assert (first.start, first.stop, first.reserve) == (16, 32, 20 * 16 - 16)
+        second = await rig.claim(1, 2, number=2)
+        assert (second.start, second.stop) == (32, 48)
+        early = await rig.claim(1, 2, number=3)
+        assert (early.state, early.reserve) == ("wait", 304)
+        # It is told again what it got, although it is not its turn.
+        assert await rig.claim(1, 2, number=2) == second
+        third = await rig.claim(0, 1, number=2)
+        assert (third.start, third.stop) == (48, 64)
+
+    run(story())
+
+
 def test_a_lost_server_ends_the_run_with_its_reason(tmp_path: Path) -> None:
     async def story() -> None:
         rig = Rig(tmp_path)

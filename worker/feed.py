@@ -91,9 +91,10 @@ class BatchFeed:
         self._check = check
         self._plans: deque[StepPlan] = deque()
         self._loading: asyncio.Future[list[Batch]] | None = None
-        self._claiming: asyncio.Future[ClaimReply] | None = None
+        self._claiming: asyncio.Future[None] | None = None
+        self._claimed = asyncio.Event()
         self._claim_ahead = False
-        #: Steps that are left when more is claimed: half a range, for the supervisor may be away.
+        #: Steps that are left when more is claimed, for the supervisor may be away.
         self._reserve = 1
 
     async def next(self) -> list[Batch] | None:
@@ -102,17 +103,17 @@ class BatchFeed:
         Raises DataError for samples that cannot be read or labels that are out of range.
         """
         self._load_ahead()
-        if self._loading is None and self._claiming is not None:
-            await self._finish_claim()
+        if self._claiming is not None and self._claiming.done():
+            await self._finish_claims()
+        while self._loading is None and self._claiming is not None:
+            await self._next_range(self._claiming)
             self._load_ahead()
         if self._loading is None:
             return None
-        if len(self._plans) <= self._reserve and self._claim_ahead and self._claiming is None:
-            self._claiming = asyncio.ensure_future(self._claims.claim(idle=False))
+        if self._needs_more and self._claiming is None:
+            self._claiming = asyncio.ensure_future(self._claim_more())
         batches = await self._loading
         self._loading = None
-        if self._claiming is not None and self._claiming.done():
-            await self._finish_claim()
         self._load_ahead()
         return batches
 
@@ -136,20 +137,45 @@ class BatchFeed:
         self._loading = self._claiming = None
         self._claim_ahead = False
 
-    async def _finish_claim(self) -> None:
+    @property
+    def _needs_more(self) -> bool:
+        return self._claim_ahead and len(self._plans) <= self._reserve
+
+    async def _claim_more(self) -> None:
+        """Range after range, until there are enough or it is somebody else's turn."""
+        going_on = True
+        while going_on:
+            going_on = self._absorb(await self._claims.claim(idle=False)) and self._needs_more
+
+    async def _next_range(self, claiming: asyncio.Future[None]) -> None:
+        """Wait until there is one, or none will come."""
+        self._claimed.clear()
+        claimed = asyncio.ensure_future(self._claimed.wait())
+        try:
+            await asyncio.wait((claiming, claimed), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            claimed.cancel()
+        if claiming.done():
+            await self._finish_claims()
+
+    async def _finish_claims(self) -> None:
         assert self._claiming is not None
         claiming, self._claiming = self._claiming, None
-        self._absorb(await claiming)
+        await claiming
 
     def _absorb(self, reply: ClaimReply) -> bool:
+        """Whether it is a range."""
         if reply.state == "rejoin":
             raise Rejoin("the supervisor does not know this worker")
-        self._claim_ahead = reply.state == "range"
-        if reply.state == "range":
+        found = reply.state == "range"
+        self._claim_ahead = found or (reply.state == "wait" and reply.reserve > 0)
+        if found:
             plans = plan_steps(reply, len(self._source), self._settings)
             self._plans.extend(plans)
-            self._reserve = max(1, len(plans) // 2)
-        return self._claim_ahead
+            per_step = self._settings.batch_size * self._settings.accumulate
+            self._reserve = max(1, len(plans) // 2, reply.reserve // per_step)
+            self._claimed.set()
+        return found
 
     def _load_ahead(self) -> None:
         if self._loading is None and self._plans:

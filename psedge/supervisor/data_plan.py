@@ -231,6 +231,10 @@ class DataPlan:
             for worker, account in pool.accounts.items()
         ]
 
+    def pool_of(self, worker: int) -> Pool | None:
+        """Where a worker's samples come from."""
+        return self._pool(worker)
+
     def has_account(self, worker: int, incarnation: int) -> bool:
         """Whether something is still to be settled with a worker under this incarnation."""
         pool = self._pool(worker)

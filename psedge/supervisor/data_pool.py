@@ -59,13 +59,15 @@ class AccountRow(msgspec.Struct, frozen=True):
     held: tuple[Span, ...]
     claims: int = 0
     latest: Span | None = None
+    provided: int = 0
 
 
 @dataclass(slots=True)
 class Account:
     """What one incarnation of a worker holds; `seen` of its samples are settled.
 
-    claims: spans that it was handed; latest: the last of them.
+    claims: spans that it was handed; latest: the last of them. provided: step up to which it has
+    samples, as `psedge.supervisor.turns` counts steps.
     """
 
     incarnation: int
@@ -73,6 +75,7 @@ class Account:
     held: deque[Span] = field(default_factory=deque)
     claims: int = 0
     latest: Span | None = None
+    provided: int = 0
 
     @property
     def held_samples(self) -> int:
@@ -126,7 +129,12 @@ class Pool:
         pool = cls(PoolState(name, row.samples, row.end, row.cursor, row.returned))
         for worker, kept in accounts.items():
             pool.accounts[worker] = Account(
-                kept.incarnation, kept.seen, deque(kept.held), kept.claims, kept.latest
+                kept.incarnation,
+                kept.seen,
+                deque(kept.held),
+                kept.claims,
+                kept.latest,
+                kept.provided,
             )
             pool.outstanding += pool.accounts[worker].held_samples
         free = sum(stop - start for start, stop in row.returned)
@@ -262,6 +270,7 @@ class Pool:
             tuple(account.held),
             account.claims,
             account.latest,
+            account.provided,
         )
 
     def _take(self, most: int) -> Span | None:

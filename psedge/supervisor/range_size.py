@@ -1,4 +1,4 @@
-"""How many samples a worker is handed at a time.
+"""How many samples a worker is handed at a time, or in `bsp` is to hold in all.
 
 Enough to go on for a while without the supervisor, which may be killed and started anew; and less
 and less towards the end, so that all workers have something to do until the last moment (guided
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 #: Training goes on for so long without a supervisor, at least half of it in the worst moment.
 RESERVE_SECONDS = 20.0
-#: A range takes at most this part of the time that training still takes.
+#: They take at most this part of the time that training still takes.
 LARGEST_PART = 1 / 4
 
 

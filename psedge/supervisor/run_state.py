@@ -28,7 +28,6 @@ from psedge.supervisor.journal import Journal
 from psedge.supervisor.losses import LossWindow
 from psedge.supervisor.membership import Membership, WorkerEntry
 from psedge.supervisor.model_state import ModelState
-from psedge.supervisor.range_size import range_samples
 from psedge.supervisor.setup import RunSetup
 
 Phase = Literal["waiting", "training", "finished", "stopped", "failed"]
@@ -217,22 +216,6 @@ class RunState:
         """Passes over the data so far; 0 where workers bring loops of their own."""
         per_epoch = self.samples_per_epoch()
         return self.samples_seen() / per_epoch if per_epoch else 0.0
-
-    def range_samples(self, entry: WorkerEntry) -> int:
-        """Samples that a worker is handed at a time: whole pushes.
-
-        In `bsp` as many as the config says, whatever the worker's rate, so that a run that is
-        repeated takes the same steps.
-        """
-        data, worker = self.experiment.data, self.experiment.worker
-        push = (data.batch_size if data is not None else 1) * worker.accumulate
-        least = push * self.experiment.cluster.range_batches
-        if self.sync.mode == "bsp" or self.plan is None or entry.heartbeat is None:
-            return least
-        rate = entry.heartbeat.rate_samples_per_second
-        return range_samples(
-            least, push, rate, self.rate_samples_per_second, self.plan.unclaimed(entry.worker)
-        )
 
     def admit(self, worker: int, name: str, local_samples: int | None) -> None:
         """Give a worker its place in the data plan."""

@@ -32,6 +32,7 @@ from psedge.protocol.ports import Clock, Handler, Incoming, Reply
 from psedge.protocol.shards import LocalOptimizer
 from psedge.supervisor.data_plan import OutOfStepError
 from psedge.supervisor.definition import defined_model
+from psedge.supervisor.handout import Handout
 from psedge.supervisor.keeper import Keeper
 from psedge.supervisor.membership import WorkerEntry
 from psedge.supervisor.roster import Roster
@@ -193,9 +194,12 @@ class WorkerDesk:
         if state.plan.is_overtaken(worker, incarnation, message.claim):
             # Its own repetition was answered: nobody listens here any more.
             return ClaimReply("wait")
+        handout = Handout(state, state.plan)
+        reserve = handout.reserve(entry)
+        if handout.is_early(message):
+            return ClaimReply("wait", reserve=max(reserve, 1))
         try:
-            samples = state.range_samples(entry)
-            found = state.plan.claim(worker, incarnation, samples, message.claim)
+            found = handout.claim(message, entry)
         except OutOfStepError:
             return ClaimReply("rejoin")
         if found is not None:
@@ -207,7 +211,7 @@ class WorkerDesk:
             if state.membership.entry(worker, incarnation) is None:
                 # Meanwhile it was taken for dead, and what it held went back.
                 return ClaimReply("rejoin")
-            return ClaimReply("range", found.epoch, found.start, found.stop)
+            return ClaimReply("range", found.epoch, found.start, found.stop, reserve)
         if message.idle:
             await self._roster.set_idle(worker, incarnation, True)
             self._roster.count_visited()
