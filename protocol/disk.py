@@ -17,6 +17,7 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
+from psedge.protocol.errors import ConfigError
 from psedge.protocol.ports import Buffer
 from psedge.protocol.storage_path import DRAFT_SUFFIX, parts_below
 
@@ -24,7 +25,8 @@ from psedge.protocol.storage_path import DRAFT_SUFFIX, parts_below
 class Disk:
     """The Storage of real runs.
 
-    Raises ValueError for a path that is absolute or leaves the root, through `..` or a link.
+    Raises ValueError for a path that is absolute or leaves the root through `..`, ConfigError for
+    one that leaves it through a link, which is its user's doing.
     """
 
     def __init__(self, root: Path) -> None:
@@ -56,7 +58,10 @@ class Disk:
         parts = parts_below(path, str(self._root), root_allowed=root_allowed)
         place = self._root.joinpath(*parts)
         if not place.resolve().is_relative_to(self._root):
-            raise ValueError(f"{path!r} leaves the folder {self._root} through a link")
+            raise ConfigError(
+                f"{place} leads out of {self._root} through a link: psedge keeps a folder in one "
+                "place, so move the whole folder instead"
+            )
         return place
 
     def _write(self, place: Path, parts: Sequence[Buffer]) -> None:

@@ -14,7 +14,7 @@ from psedge.config import Experiment
 from psedge.hosting import HostedServer, cancelled
 from psedge.own_packages import own_allow_list
 from psedge.protocol.address import Address
-from psedge.protocol.errors import ConfigError, FrameError, PsedgeError, UserError
+from psedge.protocol.errors import ConfigError, FrameError, PsedgeError
 from psedge.protocol.ports import Clock, Storage, Transport
 from psedge.supervisor.book import Book
 from psedge.supervisor.checkpoint import Checkpoint, CheckpointStore
@@ -56,15 +56,14 @@ async def serve_run(
 
 
 async def _supervised(supervisor: Supervisor, beating: asyncio.Future[Any] | None) -> None:
-    """Supervise; raises UserError if the own server cannot take part, as with a foreign folder."""
+    """Supervise; raises what keeps the own server from taking part, such as a foreign folder."""
     running: asyncio.Future[Any] = asyncio.ensure_future(supervisor.run())
     try:
         waits = {running} if beating is None else {running, beating}
         await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        if beating is not None and beating.done() and not beating.cancelled():
-            failure = beating.exception()
-            if isinstance(failure, UserError):
-                raise failure
+        if beating is not None and beating.done() and not running.done():
+            # It ends without an error only where the run has ended.
+            beating.result()
         await running
     finally:
         await cancelled(running)

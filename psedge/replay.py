@@ -33,8 +33,17 @@ def run_replay(folder: Path, shard: int | None, to: int | None, out: Path | None
         option = "--out" if out is not None else "--to"
         names = ", ".join(name.removeprefix("shard-") for name in places)
         raise ConfigError(f"{option} needs --shard: {folder} holds the shards {names}")
-    codes = [_replay_one(folder, place, to, out) for place in places]
+    codes = [_code_of(folder, place, to, out) for place in places]
     return max(codes)
+
+
+def _code_of(folder: Path, place: str, to: int | None, out: Path | None) -> int:
+    """Of one shard; one that cannot be replayed does not keep the others from it."""
+    try:
+        return _replay_one(folder, place, to, out)
+    except ConfigError as error:
+        _complain(str(error))
+        return 2
 
 
 def _replay_one(folder: Path, place: str, to: int | None, out: Path | None) -> int:

@@ -16,6 +16,7 @@ from psedge.protocol.address import Address
 from psedge.protocol.calls import ask
 from psedge.protocol.errors import (
     AddressError,
+    ConfigError,
     FrameError,
     PsedgeError,
     RefusedError,
@@ -99,7 +100,8 @@ class ServerNode:
         self._notify = notify
         #: Identity of the run that the copies are of.
         self._run = ""
-        self._reached_at = 0.0
+        #: When the first of the heartbeats that went unanswered since was noticed to be one.
+        self._missed_at: float | None = None
         self._told_at: float | None = None
 
     async def run(self, *, patient: bool) -> None:
@@ -107,7 +109,8 @@ class ServerNode:
 
         patient: wait for a supervisor that is not there yet, as long as it takes.
         Raises AddressError when it is no supervisor or turns this server away, ConfigError when the
-        server's folder is of another run, UnreachableError when the supervisor stays lost.
+        server's folder is of another run or another server's, UnreachableError when the supervisor
+        stays lost.
         """
         heartbeat_seconds = await self._enter(patient)
         while True:
@@ -156,8 +159,7 @@ class ServerNode:
         return reply
 
     def _reached(self) -> None:
-        self._reached_at = self._clock.now()
-        self._told_at = None
+        self._missed_at = self._told_at = None
 
     def _bear(self, error: PsedgeError) -> None:
         """A heartbeat failed. Raises what ends this server, if it is not to wait any longer."""
@@ -166,7 +168,10 @@ class ServerNode:
         if final or not (self._service.hosted or unreachable):
             raise self._turned_away(error) from error
         now = self._clock.now()
-        silent = now - self._reached_at
+        if self._missed_at is None:
+            # Not when it last answered: this machine may have slept since then.
+            self._missed_at = now
+        silent = now - self._missed_at
         if silent <= LOST_SECONDS:
             return
         if not self._service.hosted:
@@ -204,13 +209,13 @@ class ServerNode:
             return reply.heartbeat_seconds
 
     async def _meet_run(self) -> None:
-        """Whoever has copies, or a folder for them, asks first which run this is.
+        """Whoever has copies, a folder for them or a past asks first which run this is.
 
         Raises ConfigError if the folder is of another run.
         """
         store, service = self._service.store, self._service
         unopened = store is not None and not self._run
-        if not unopened and not service.hosted:
+        if not unopened and not self._run and not service.hosted:
             return
         hello = await ask(
             self._transport, self._supervisor, HELLO, Hello(__version__, WIRE_VERSION), HelloReply
@@ -223,7 +228,8 @@ class ServerNode:
         elif self._run and run != self._run:
             if store is not None:
                 await store.bind(run)
-            self._notify("the supervisor has begun another run; the shards here are given up")
+            if service.hosted:
+                self._notify("the supervisor has begun another run; the shards here are given up")
             for shard in tuple(service.hosted):
                 service.drop(shard)
         self._run = run
@@ -233,7 +239,7 @@ class ServerNode:
         entry = msgspec.structs.replace(
             self._entry,
             store=store.identity if store is not None else "",
-            run=self._run,
+            run=self._run if store is not None or service.hosted else "",
             replicas=service.report().replicas,
         )
         sent_at = self._clock.now()
@@ -255,6 +261,8 @@ class ServerNode:
             return not_psedge(url, error)
         if isinstance(error, RefusedError) and error.code in FINAL:
             return AddressError(f"{url} turns this server away: {error}")
+        if isinstance(error, RefusedError) and error.code == "conflict":
+            return ConfigError(str(error))
         if isinstance(error, RefusedError) and error.code == "not-found":
             return AddressError(f"{url} {NOT_A_SUPERVISOR}")
         return error

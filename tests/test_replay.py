@@ -225,6 +225,17 @@ def test_mistakes_of_the_user(logged, capsys, tmp_path):
         assert "Traceback" not in err
 
 
+def test_a_shard_that_cannot_be_read_does_not_hide_the_next_one(logged, capsys, tmp_path):
+    logged.folder.joinpath("shard-0").rename(logged.folder / "shard-1")
+    (tmp_path / "other disk").mkdir()
+    (logged.folder / "shard-0").symlink_to(tmp_path / "other disk")
+    code, said, err = replay(capsys, logged.folder)
+    assert code == 2
+    assert err.startswith(f"error: {logged.folder}/shard-0 leads out of {logged.folder} through a")
+    assert err.count("\n") == 1
+    assert "digests" in said
+
+
 def test_replaying_changes_nothing_and_needs_no_torch(logged):
     before = {path: path.read_bytes() for path in logged.folder.rglob("*") if path.is_file()}
     code = (

@@ -257,6 +257,47 @@ def test_copies_of_another_run_are_given_up() -> None:
     assert any("another run" in note for note in desk.notes)
 
 
+def test_a_spare_server_comes_into_the_next_run_of_its_supervisor() -> None:
+    """It has neither copies nor a folder: nothing of it is of the run before."""
+    desk = Desk()
+    desk.answers(messages.HELLO, hello("two"))
+    desk.answers(
+        messages.REGISTER,
+        msgspec.structs.replace(WELCOME, run="one"),
+        msgspec.structs.replace(WELCOME, run="two"),
+    )
+    desk.answers(messages.SERVER_HEARTBEAT, beat("continue"), beat("register"), beat("stop"))
+    run(desk.node.run(patient=True))
+    assert [entry.run for entry in desk.entries] == ["", ""]
+    assert desk.notes == ["the supervisor was started anew; registering again"]
+
+
+def test_a_folder_that_is_another_servers_is_the_users_mistake(tmp_path: Path) -> None:
+    desk = Desk(folder(tmp_path))
+    desk.answers(messages.HELLO, hello("one"))
+    desk.answers(messages.REGISTER, RefusedError("conflict", "every server needs a folder"))
+    with pytest.raises(ConfigError, match="every server needs a folder"):
+        run(desk.node.run(patient=True))
+
+
+def test_only_silence_that_it_was_awake_for_makes_it_give_up() -> None:
+    """Its machine slept for an hour, and the next heartbeat is lost."""
+    desk = Desk()
+    desk.answers(messages.REGISTER, WELCOME)
+    desk.answers(messages.SERVER_HEARTBEAT, beat("continue"))
+
+    async def work() -> None:
+        running = asyncio.ensure_future(desk.node.run(patient=True))
+        await until(lambda: bool(desk.reports))
+        desk.network.lose_request[messages.SERVER_HEARTBEAT] = 1
+        desk.clock.seconds += 3600.0
+        await until(lambda: not desk.network.lose_request[messages.SERVER_HEARTBEAT])
+        desk.answers(messages.SERVER_HEARTBEAT, beat("stop"))
+        await running
+
+    run(work())
+
+
 def test_a_folder_is_opened_for_the_run_that_the_supervisor_names(tmp_path: Path) -> None:
     for identity in ("one", "one", "two"):
         desk = Desk(folder(tmp_path))
