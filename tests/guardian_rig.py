@@ -15,13 +15,14 @@ from supervisor_rig import Rig
 from tiny_cluster import HOME, Network, TestClock
 
 from psedge.protocol import messages
+from psedge.protocol.calls import bounded
 from psedge.protocol.disk import Disk
 from psedge.protocol.errors import PsedgeError, UnreachableError
 from psedge.protocol.ports import Allocate, Buffer
 from psedge.protocol.replicas import Reign, ReplicaState
 from psedge.protocol.system_clock import SystemClock
 from psedge.protocol.version import __version__
-from psedge.protocol.wire import WIRE_VERSION
+from psedge.protocol.wire import NO_POSITION, WIRE_VERSION, Flag, Header, Kind, encode_header
 from psedge.server.service import ShardService
 from psedge.server.store import ServerStore
 from psedge.supervisor.book import Book
@@ -31,12 +32,14 @@ T = TypeVar("T")
 
 
 class Wires(Network):
-    """dead: nobody listens there any more. frozen: nobody answers there."""
+    """dead: nobody listens there any more. frozen: nobody answers there. late: replies from these
+    paths, which come once the event is set."""
 
     def __init__(self) -> None:
         super().__init__()
         self.dead: set[str] = set()
         self.frozen: set[str] = set()
+        self.late: dict[str, asyncio.Event] = {}
 
     async def call(
         self,
@@ -54,7 +57,7 @@ class Wires(Network):
         if url in self.frozen:
             await asyncio.sleep(0)
             raise UnreachableError(f"{url} did not answer")
-        return await super().call(
+        reply = await super().call(
             url,
             path,
             parts,
@@ -62,6 +65,9 @@ class Wires(Network):
             timeout_seconds=timeout_seconds,
             token=token,
         )
+        if path in self.late:
+            await self.late[path].wait()
+        return reply
 
 
 class CountedDisk(Disk):
@@ -194,6 +200,23 @@ class GuardedRig(Rig):
         bits = random.Random(f"{folder}-{server}").getrandbits
         service.store = ServerStore(disk, SystemClock(), self.notes.append, bits)
         service.recover(await service.store.open(run))
+
+    async def push(self, samples: int, server: int = 0) -> None:
+        """The first push of worker 0 to shard 0; its gradient is not finite, so there is none."""
+        header = Header(
+            Kind.EXCHANGE,
+            shard=0,
+            worker=0,
+            incarnation=1,
+            flags=Flag.NONFINITE,
+            term=self.reign(0).term,
+            sequence=1,
+            samples=samples,
+            position=NO_POSITION,
+        )
+        frame, url = [encode_header(header)], self.url(server)
+        reply = bounded(2**16)
+        await self.network.call(url, messages.EXCHANGE, frame, allocate=reply, timeout_seconds=5)
 
     def kill(self, server: int) -> None:
         """As kill -9: whoever connects is told at once that nobody is there."""

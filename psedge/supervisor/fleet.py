@@ -284,8 +284,8 @@ class Fleet:
         entry.take_replicas(report.replicas)
         self._hear_of(report.replicas)
         for each in report.shards:
-            if each.shard not in entry.shards:
-                # It was primary once, or workers have not been told that it is now.
+            if not self._reigns(entry, each.shard):
+                # It was primary once.
                 continue
             if each.shard == 0:
                 self._progress.take(each.workers)
@@ -297,6 +297,12 @@ class Fleet:
                 self.table.note_position(replica.shard, told)
         bare = tuple(msgspec.structs.replace(each, workers=()) for each in report.shards)
         entry.report = msgspec.structs.replace(report, shards=bare)
+
+    def _reigns(self, entry: ServerEntry, shard: int) -> bool:
+        """Whether it is the primary, also where workers have yet to be told so: it takes the answer
+        to its heartbeat for the word that all in it counts, and tells that only once."""
+        reign = self.table.reign(shard)
+        return self.has(shard) and reign is not None and reign.primary.server == entry.server
 
     def _owners(self) -> list[ServerEntry]:
         """Live primaries. What one says before it has registered here is only what has changed
