@@ -41,7 +41,7 @@ from psedge.protocol.errors import (
 )
 from psedge.protocol.messages import STATUS, STOP, Acknowledged, Stop
 from psedge.protocol.ports import Clock, Transport
-from psedge.protocol.status import Status
+from psedge.protocol.status import ENDED, Status
 from psedge.protocol.system_clock import SystemClock
 from psedge.run_folder import choose_folder, make_folder
 from psedge.supervisor.sqlite_store import FILE as STORE_FILE
@@ -53,12 +53,11 @@ _READY = re.compile(r"^psedge server ready at (http://\S+)", re.MULTILINE)
 _LOOK_SECONDS = 0.25
 _STATUS_TIMEOUT_SECONDS = 5.0
 #: A supervisor that is killed so often within a minute is not started again.
-_RESTARTS_LIMIT = 5
-_RESTARTS_SECONDS = 60.0
+RESTARTS_LIMIT = 5
+RESTARTS_SECONDS = 60.0
 #: How long the first server may take to go away after it has said that the run is over.
 _FAREWELL_SECONDS = 60.0
 _CLOSE_SECONDS = 10.0
-_ENDED = ("finished", "stopped", "failed")
 _STOPPING = (
     "stopping: workers finish their step and a checkpoint is written; Ctrl-C again ends at once"
 )
@@ -164,7 +163,7 @@ class Launch:
         ended_at: float | None = None
         while self._interrupts < 2 and (self._is_running() or self._start_again()):
             await self._look()
-            if self._status.phase in _ENDED:
+            if self._status.phase in ENDED:
                 ended_at = ended_at or self._clock.now()
                 if self._clock.now() - ended_at > _FAREWELL_SECONDS:
                     break
@@ -183,9 +182,9 @@ class Launch:
         assert self._address is not None
         code = first.exit_code
         killed = code is not None and code < 0 and -code not in (signal.SIGTERM, signal.SIGINT)
-        self._killed_at = [at for at in self._killed_at if now - at < _RESTARTS_SECONDS]
-        ending = self._interrupts or self._status.phase in _ENDED
-        if not killed or ending or len(self._killed_at) >= _RESTARTS_LIMIT:
+        self._killed_at = [at for at in self._killed_at if now - at < RESTARTS_SECONDS]
+        ending = self._interrupts or self._status.phase in ENDED
+        if not killed or ending or len(self._killed_at) >= RESTARTS_LIMIT:
             return False
         self._killed_at.append(now)
         self._notes.append(f"{_obituary(first)}; it is started again")
@@ -273,7 +272,7 @@ class Launch:
                 # It was started again and makes its model ready.
                 return
             raise
-        if self._status.phase in _ENDED and _STOPPING in self._notes:
+        if self._status.phase in ENDED and _STOPPING in self._notes:
             self._notes.remove(_STOPPING)
         self._show()
 
@@ -312,7 +311,7 @@ class Launch:
         if self._interrupts and code == -signal.SIGTERM:
             # It had ended the run by itself just before; whether it did, its result says.
             return
-        if code not in (None, 0) and self._status.phase not in _ENDED:
+        if code not in (None, 0) and self._status.phase not in ENDED:
             raise _failure(first)
 
     async def _stop(self, reason: str, *, failed: bool = False) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import os
 import signal
@@ -15,7 +16,8 @@ import pytest
 from processes import until
 from rich.console import Console
 
-from psedge.chaos import processes
+from psedge.chaos import hands, processes
+from psedge.chaos.hands import Hands
 from psedge.chaos.judge import Judge, Stall
 from psedge.chaos.report import Recovery, verdict
 from psedge.chaos.restart import arguments_again
@@ -24,6 +26,7 @@ from psedge.chaos.targets import census, is_whole, targets_of
 from psedge.cli import exit_code
 from psedge.protocol.errors import ConfigError
 from psedge.protocol.status import ServerStatus, ShardStatus, Status, WorkerStatus
+from psedge.protocol.system_clock import SystemClock
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
@@ -88,6 +91,8 @@ def test_whole_is_as_many_as_before_and_the_one_that_was_struck() -> None:
     assert is_whole(status(), best)
     assert is_whole(status(), best, 103)
     assert not is_whole(status(), best, 104)
+    assert is_whole(status(), best, gone=104)
+    assert not is_whole(status(), best, gone=101)
     assert not is_whole(status(workers=()), best)
     assert not is_whole(status(shards=(ShardStatus(0, 2, 1), ShardStatus(1, 1, 1, (0,)))), best)
     assert not is_whole(status(servers=status().servers[:1]), best)
@@ -252,6 +257,36 @@ def test_a_process_is_found_stopped_killed_and_started_again(
         child.kill()
         child.wait()
     assert processes.look_up(child.pid) is None
+
+
+@linux
+@pytest.mark.parametrize("over", [False, True])
+def test_nobody_is_started_for_a_run_that_has_ended(
+    server: subprocess.Popen[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, over: bool
+) -> None:
+    """And who was started just before, and has missed the end, waits for no supervisor."""
+    monkeypatch.setattr(hands, "_FAREWELL_SECONDS", 0.1)
+    log = tmp_path / "log"
+    until(lambda: b"ready at" in log.read_bytes(), "the server is there")
+    running = processes.look_up(server.pid)
+    assert running is not None
+    told: list[str] = []
+
+    async def story() -> None:
+        stopping = asyncio.Event()
+        stopping.set()
+        ours = Hands(SystemClock(), tmp_path, 9, stopping, lambda: over)
+        there = await ours.do("kill", running, 60.0, lambda word, text: told.append(word))
+        assert not processes.is_alive(running)
+        if over:
+            assert (there, told) == (0, [])
+            return
+        again = processes.look_up(there)
+        assert again is not None
+        await ours.farewell()
+        await asyncio.to_thread(until, lambda: not processes.is_alive(again), "it has ended")
+
+    asyncio.run(story())
 
 
 @linux

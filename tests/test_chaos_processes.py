@@ -6,14 +6,24 @@
 from __future__ import annotations
 
 import re
+import signal
 import sys
 from pathlib import Path
 
 import pytest
 from chaos_audit import broken_promises, different_copies, result_of, visited
-from chaos_cases import BATCH, SAMPLES_PER_EPOCH, Case, is_whole_for, strike, training_in
+from chaos_cases import (
+    BATCH,
+    CONFIG,
+    DATA,
+    SAMPLES_PER_EPOCH,
+    Case,
+    is_whole_for,
+    strike,
+    training_in,
+)
 from chaos_rig import ChaosCluster, RealNetwork, can_make_namespaces
-from processes import processes_in
+from processes import processes_in, until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="signals and /proc as Linux has")
 
@@ -59,6 +69,30 @@ def test_everybody_is_killed_in_turn_and_nothing_is_lost(tmp_path: Path) -> None
         assert "survived 1 strike" in said
         finish(cluster, epochs, killed_workers=1)
         assert "lost" not in cluster.supervisor.output()
+
+
+def test_psedge_run_itself_starts_its_first_server_again(tmp_path: Path) -> None:
+    """That one is struck as the primary of a shard, and chaos leaves it to psedge run."""
+    (tmp_path / "chaos_data.py").write_text(DATA)
+    (tmp_path / "small.toml").write_text(CONFIG.format(epochs=1000))
+    numbers = ("cluster.servers=2", "cluster.workers=1", "durability.log=off")
+    options = [part for each in numbers for part in ("--set", each)]
+    with processes_in(tmp_path) as start:
+        run = start("run", "small.toml", "--allow", "chaos_data", "--out", "run", *options)
+        log = tmp_path / "run/logs/server-0.log"
+        until(lambda: log.exists() and "ready at" in log.read_text(), "the first server is there")
+        found = re.search(r"ready at (\S+)", log.read_text())
+        assert found
+        arguments = ["--join", found[1], "--roles", "primary", "--faults", "kill", "--seed", 0]
+        run.expect("epoch 1/1000")
+        chaos = start("chaos", *arguments, "--every", 0, "--minutes", 0.02)
+        assert chaos.exit_code() == 0, chaos.output()
+        assert re.search(r"kill +server 0, primary of shard 0", chaos.output())
+        assert "survived 1 strike" in chaos.output()
+        assert "restart" not in chaos.output()
+        run.send(signal.SIGINT)
+        assert run.exit_code() == 0
+        assert run.output().count("it is started again") > 0
 
 
 def test_a_cable_is_pulled_out_and_plugged_in_again(tmp_path: Path) -> None:

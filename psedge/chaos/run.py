@@ -18,11 +18,12 @@ import numpy as np
 from rich.console import Console
 
 from psedge.chaos import processes
-from psedge.chaos.hands import Hands
+from psedge.chaos.hands import Hands, is_started_by_parent
 from psedge.chaos.judge import PATIENCE_SECONDS, Judge, Stall, progress_of
 from psedge.chaos.report import Recovery, Teller, verdict
 from psedge.chaos.strikes import Fault, Role, Strike, draw_strikes
 from psedge.chaos.targets import Census, Target, census, everybody, is_whole, targets_of
+from psedge.launch import RESTARTS_LIMIT, RESTARTS_SECONDS
 from psedge.loop import on_interrupt
 from psedge.own_token import with_saved_token
 from psedge.protocol.address import Address, parse_join
@@ -31,13 +32,12 @@ from psedge.protocol.calls import ask
 from psedge.protocol.errors import ConfigError, PsedgeError
 from psedge.protocol.messages import STATUS, Acknowledged
 from psedge.protocol.ports import Clock, Transport
-from psedge.protocol.status import Status
+from psedge.protocol.status import ENDED, Status
 from psedge.protocol.system_clock import SystemClock
 from psedge.terminal.look import fetch_status
 
 _LOOK_SECONDS = 0.2
 _STATUS_TIMEOUT_SECONDS = 2.0
-_ENDED = ("finished", "stopped", "failed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ async def _run(order: ChaosOrder, address: Address, console: Console) -> int:
     clock, transport = SystemClock(), AiohttpTransport()
     try:
         status = await fetch_status(transport, clock, address)
-        if status.phase in _ENDED:
+        if status.phase in ENDED:
             raise ConfigError(f"the run {status.run} has {status.phase} already: nothing to strike")
         chaos = Chaos(order, address, status, clock, transport, console)
         on_interrupt(lambda reason: chaos.stop())
@@ -100,11 +100,13 @@ class Chaos:
         self._judge = Judge()
         self._stopping = asyncio.Event()
         self._port = urlsplit(address.url).port or 0
-        self._hands = Hands(clock, Path(status.folder), self._port, self._stopping)
+        folder = Path(status.folder)
+        self._hands = Hands(clock, folder, self._port, self._stopping, lambda: self._has_ended)
         self._recoveries: list[Recovery] = []
         self._census: Census | None = None
         self._stall: Stall | None = None
         self._struck_workers = 0
+        self._first_died_at: list[float] = []
         #: The latest answer, None while the supervisor does not answer; when it came.
         self._now: Status | None = status
         self._now_at = clock.now()
@@ -123,6 +125,8 @@ class Chaos:
         looking = asyncio.ensure_future(self._look_on())
         try:
             await self._strike_all(roles)
+            if self._has_ended:
+                await self._hands.farewell()
         finally:
             self._teller.close()
             looking.cancel()
@@ -156,8 +160,8 @@ class Chaos:
         if target is None or running is None:
             self._say("note", f"there is no {strike.role} to {strike.fault} now")
             return
-        if strike.role == "supervisor" and strike.fault == "kill" and running.has_parent:
-            self._say("note", "psedge run ends with its first server: not killed")
+        if strike.fault == "kill" and is_started_by_parent(running) and not self._first_may_die():
+            self._say("note", "psedge run gives a first server up that dies so often: not killed")
             return
         started = self._clock.now()
         self._stall = Stall(self._progress(), started)
@@ -165,7 +169,8 @@ class Chaos:
         self._struck_workers += strike.role == "worker"
         there = await self._hands.do(strike.fault, running, strike.seconds, self._say)
         mended = self._clock.now()
-        whole = await self._becomes_whole(PATIENCE_SECONDS, there, mended)
+        gone = 0 if there else running.pid
+        whole = await self._becomes_whole(PATIENCE_SECONDS, there, gone, mended)
         self._tell(strike, target, started, whole)
 
     def _tell(self, strike: Strike, target: Target, started: float, whole: bool) -> None:
@@ -184,22 +189,22 @@ class Chaos:
             self._say("wrong", self._judge.violations[-1])
 
     async def _becomes_whole(
-        self, patience: float, process: int = 0, since: float | None = None
+        self, patience: float, process: int = 0, gone: int = 0, since: float | None = None
     ) -> bool:
         """Whether the cluster was as at its best so far, in an answer after `since`.
 
-        process: of whom was struck; it must have its place again.
+        process: of whom was struck; it must have its place again. gone: must have none.
         """
         deadline = self._clock.now() + patience
         while self._clock.now() < deadline and not self._over:
             status = self._now
             fresh = since is None or self._now_at > since
-            if status is not None and fresh and self._is_whole(status, process):
+            if status is not None and fresh and self._is_whole(status, process, gone):
                 return True
             await self._clock.sleep(_LOOK_SECONDS / 2)
         return False
 
-    def _is_whole(self, status: Status, process: int) -> bool:
+    def _is_whole(self, status: Status, process: int, gone: int) -> bool:
         """The first time, what the cluster is then sets the measure."""
         if status.phase != "training":
             return False
@@ -207,7 +212,16 @@ class Chaos:
             wanting = any(len(shard.backups) < shard.wanted for shard in status.shards)
             self._census = None if wanting else census(status)
             return not wanting
-        return is_whole(status, self._census, process)
+        return is_whole(status, self._census, process, gone)
+
+    def _first_may_die(self) -> bool:
+        """Whether `psedge run` will start its first server once more; notes that it has to."""
+        now = self._clock.now()
+        # It looks a little later than this does.
+        recent = [at for at in self._first_died_at if now - at < RESTARTS_SECONDS + 1]
+        may_die = len(recent) < RESTARTS_LIMIT
+        self._first_died_at = [*recent, now] if may_die else recent
+        return may_die
 
     async def _peace(self, seconds: float) -> None:
         end = self._clock.now() + seconds
@@ -235,7 +249,7 @@ class Chaos:
             for violation in self._judge.violations[said:]:
                 self._say("wrong", violation)
         self._now, self._now_at = status, now
-        if self._phase in _ENDED:
+        if self._has_ended:
             # There is nothing left to strike; what is struck now is mended at once.
             self._stopping.set()
         if self._stall is not None:
@@ -278,8 +292,12 @@ class Chaos:
         return "" if self._judge.latest is None else self._judge.latest.phase
 
     @property
+    def _has_ended(self) -> bool:
+        return self._phase in ENDED
+
+    @property
     def _over(self) -> bool:
-        return self._phase in _ENDED or self._stopping.is_set()
+        return self._has_ended or self._stopping.is_set()
 
     def _say(self, word: str, text: str) -> None:
         self._teller.say(self._clock.now(), word, text)

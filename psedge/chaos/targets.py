@@ -80,17 +80,18 @@ def census(status: Status) -> Census:
     )
 
 
-def is_whole(status: Status, best: Census, process: int = 0) -> bool:
+def is_whole(status: Status, best: Census, process: int = 0, gone: int = 0) -> bool:
     """Whether as many take part as when the cluster was at its best.
 
-    process: one of them must be this one, 0 for none.
+    process: one of them must be this one, 0 for none. gone: none of them may be this one.
     """
     now = census(status)
     if now.servers < best.servers or now.workers < best.workers:
         return False
     if any(now.copies.get(shard, 0) < copies for shard, copies in best.copies.items()):
         return False
-    return not process or any(target.process == process for target in everybody(status))
+    found = {target.process for target in everybody(status)}
+    return process in {0, *found} and gone not in found
 
 
 def _supervisor(status: Status) -> list[Target]:

@@ -6,10 +6,8 @@ from collections.abc import Callable
 
 import click
 
+from psedge.chaos.strikes import FAULTS, ROLES
 from psedge.commands import options
-
-_ROLES = ("primary", "backup", "supervisor", "worker")
-_FAULTS = ("kill", "pause", "throttle")
 
 
 def _some_of(
@@ -54,16 +52,16 @@ def _some_of(
 @click.option(
     "--roles",
     metavar="ROLE,...",
-    callback=_some_of(_ROLES),
-    default=",".join(_ROLES),
+    callback=_some_of(ROLES),
+    default=",".join(ROLES),
     show_default=True,
     help="Whom to strike.",
 )
 @click.option(
     "--faults",
     metavar="FAULT,...",
-    callback=_some_of(_FAULTS),
-    default=",".join(_FAULTS),
+    callback=_some_of(FAULTS),
+    default=",".join(FAULTS),
     show_default=True,
     help="kill: SIGKILL, and start it again after a moment. pause: SIGSTOP, SIGCONT. throttle: "
     "let it run a fifth of the time.",
