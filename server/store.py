@@ -92,7 +92,10 @@ class ServerStore:
         Raises ConfigError when they are of another run, or the folder cannot be written to.
         """
         if run and self.run and run != self.run:
-            raise self._refused(f"holds the logs of run {self.run}, and this is run {run}")
+            raise ConfigError(
+                f"{self._where} holds the logs of run {self.run}, and this is run {run}: name "
+                "another folder with --store, or empty this one if that run is over"
+            )
         self.run = self.run or run
         try:
             # Written each time: whether we may write here is better known now than in an hour.

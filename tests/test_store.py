@@ -214,7 +214,7 @@ def test_a_folder_of_another_run_is_refused_by_both_names():
             await Server(disk).open("run-two")
         assert str(caught.value) == (
             "the folder holds the logs of run run-one, and this is run run-two: "
-            "name another folder with --store"
+            "name another folder with --store, or empty this one if that run is over"
         )
         server = Server(disk, seed=5)
         await server.open("")
