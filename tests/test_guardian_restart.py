@@ -7,7 +7,7 @@ from pathlib import Path
 from guardian_rig import GuardedRig
 from supervisor_rig import run
 
-from psedge.supervisor.shard_view import OTHER_FOLDER_SECONDS
+from psedge.supervisor.shard_view import OTHER_FOLDER_SECONDS, Sealing
 
 
 def test_every_reign_is_in_the_book_before_a_server_hears_of_it(tmp_path: Path) -> None:
@@ -168,6 +168,29 @@ def test_a_log_whose_server_comes_back_with_another_folder_is_given_up(tmp_path:
         await _closed(rig)
 
     run(story())
+
+
+def test_a_log_is_not_given_up_for_time_in_which_the_supervisor_was_away(tmp_path: Path) -> None:
+    async def story() -> None:
+        rig, identity = await _logged(tmp_path)
+        await rig.restart_with_disk(1, 101, identity, "other")
+        await rig.pass_time(10, 0, 1)
+        rig.clock.seconds += 3600.0
+        await rig.pass_time(OTHER_FOLDER_SECONDS - 15, 0, 1)
+        assert not any("lost" in note for note in rig.notes), "the folder may be put right"
+        await rig.pass_time(20, 0, 1)
+        assert any("shard 1: lost" in note for note in rig.notes)
+        await _closed(rig)
+
+    run(story())
+
+
+def test_nobody_is_waited_for_any_less_because_the_supervisor_was_away() -> None:
+    sealing = Sealing(2, 10.0, without={1: 12.0}, returned_at=13.0)
+    sealing.forgive(100.0, 120.0)
+    assert (sealing.began_at, sealing.without, sealing.returned_at) == (110.0, {1: 112.0}, 113.0)
+    sealing.forgive(100.0, 130.0)
+    assert (sealing.began_at, sealing.without, sealing.returned_at) == (130.0, {1: 130.0}, 130.0)
 
 
 def test_a_server_that_has_its_own_folder_again_goes_on(tmp_path: Path) -> None:

@@ -13,12 +13,19 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from psedge.protocol.errors import PsedgeError
 from psedge.protocol.replicas import Reign
 from psedge.supervisor.server_list import ServerList
-from psedge.supervisor.shard_table import Decision, ShardTable
+from psedge.supervisor.shard_table import Decision, ServerRecord, ShardTable
 
 if TYPE_CHECKING:
     from psedge.supervisor.book import Book
 
 T = TypeVar("T")
+
+
+def holders_of(reigns: Iterable[Reign]) -> set[int]:
+    """Numbers of the servers that have a part in any of these."""
+    return {
+        peer.server for reign in reigns for peer in (reign.primary, *reign.backups, *reign.learners)
+    }
 
 
 def _unrecorded(decision: Decision) -> None:
@@ -65,7 +72,7 @@ class Decrees:
                     self.record(each)
             if reigns:
                 if self.book is not None:
-                    await self.book.save_shards(self.table.export(reigns), self._servers.records())
+                    await self.book.save_shards(self.table.export(reigns), self._records(reigns))
                 self.table.enact(*reigns)
             return decisions
 
@@ -74,14 +81,18 @@ class Decrees:
             term = self.table.next_term(shard)
             if self.book is not None:
                 state = self.table.export(reserved=((shard, term),))
-                await self.book.save_shards(state, self._servers.records())
+                await self.book.save_shards(state, self._records())
             self.table.reserve(shard, term)
             return term
 
     async def _save(self) -> None:
         async with self._one_at_a_time:
             if self.book is not None:
-                await self.book.save_shards(self.table.export(), self._servers.records())
+                await self.book.save_shards(self.table.export(), self._records())
+
+    def _records(self, reigns: Iterable[Reign] = ()) -> tuple[ServerRecord, ...]:
+        """reigns: about to be enacted."""
+        return self._servers.records(holders_of((*self.table.reigns(), *reigns)))
 
     async def _whole(self, work: Coroutine[Any, Any, T]) -> T:
         """Once it is begun it is finished, also if whoever asked for it is gone meanwhile: what is

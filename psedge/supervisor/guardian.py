@@ -103,7 +103,7 @@ class Guardian:
             self._fleet.list.forgive(away, now)
             self._state.membership.forgive(away, now)
             for sealing in self._sealings.values():
-                sealing.began_at += away
+                sealing.forgive(away, now)
             self._note("run", "the supervisor", "forgive", f"it was away for {away:.0f} s itself")
 
     def look(self, now: float) -> None:

@@ -6,11 +6,11 @@ one, and proves by its address or by its folder that the one before it is dead.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from psedge.protocol.messages import Register
-from psedge.protocol.replicas import Peer, ReplicaState
+from psedge.protocol.replicas import ReplicaState
 from psedge.protocol.shards import ServerReport
 from psedge.supervisor.detector import PhiAccrual, longest_lease
 from psedge.supervisor.shard_table import ServerRecord
@@ -26,7 +26,8 @@ class ServerEntry:
 
     shards: of which it is the primary, as workers are told. attached: it has spoken to this
     supervisor; False: only to one before it. gone: its process is proven dead, `proof` says how.
-    dead: gone, or silent for longer than its lease. granted_until: when the last lease that it was
+    dead: gone, or silent for longer than its lease. forgotten: an earlier supervisor needed it no
+    more, and nothing but its number is known. granted_until: when the last lease that it was
     given has certainly ended. attached_at: since when it has spoken to this supervisor.
     keeps: copies as it last told of them, by shard. revision: of the members that its shards have;
     -1: of none.
@@ -35,13 +36,13 @@ class ServerEntry:
     server: int
     url: str
     incarnation: int
-    last_seen: float
     detector: PhiAccrual
     shards: list[int] = field(default_factory=list)
     report: ServerReport | None = None
     dead: bool = False
     gone: bool = False
     proof: str = ""
+    forgotten: bool = False
     attached: bool = True
     #: It has heard that the run has ended.
     told: bool = False
@@ -55,15 +56,11 @@ class ServerEntry:
     attached_at: float = 0.0
     keeps: dict[int, ReplicaState] = field(default_factory=dict)
 
-    def peer(self) -> Peer:
-        return Peer(self.server, self.url)
-
     def record(self) -> ServerRecord:
         return ServerRecord(self.server, self.url, self.incarnation, self.store, self.lossless)
 
     def heard(self, now: float) -> None:
         """It is there, whatever seemed to prove the contrary."""
-        self.last_seen = now
         self.detector.heard(now)
         self.dead = self.gone = False
         self.proof = ""
@@ -98,6 +95,10 @@ class ServerList:
     def restore(self, records: Iterable[ServerRecord], now: float) -> None:
         """Those of an earlier supervisor, which may have granted each the longest lease."""
         for record in sorted(records, key=lambda record: record.server):
+            while len(self.entries) < record.server:
+                gap = self._made("", -1 - len(self.entries), now)
+                gap.prove_gone("another process has taken its place")
+                gap.forgotten, gap.attached = True, False
             entry = self._made(record.url, record.incarnation, now)
             entry.store, entry.lossless = record.store, record.lossless
             entry.attached = False
@@ -172,20 +173,36 @@ class ServerList:
         """Note who is dead, and return them."""
         for entry in self.entries:
             entry.dead = entry.gone or entry.detector.dead(now)
-        return [entry for entry in self.entries if entry.dead]
+        return [entry for entry in self.entries if entry.dead and not entry.forgotten]
 
     def forgive(self, seconds: float, now: float) -> None:
         """Nobody could have been heard for so long, since the supervisor itself was away."""
         for entry in self.entries:
-            entry.last_seen = min(entry.last_seen + seconds, max(now, entry.last_seen))
+            entry.attached_at = min(entry.attached_at + seconds, max(now, entry.attached_at))
             entry.detector.forgive(seconds, now)
 
     def live(self) -> list[ServerEntry]:
         """Those that may be given something to do."""
         return [entry for entry in self.entries if not entry.dead and entry.attached]
 
-    def records(self) -> tuple[ServerRecord, ...]:
-        return tuple(entry.record() for entry in self.entries)
+    def lasting(self, held: Container[int]) -> list[ServerEntry]:
+        """Without those who are gone for good: others have taken over their folders, or their
+        addresses where they had none. held: numbers of those that have a part in a shard."""
+        latest = {entry.store or entry.url: entry.server for entry in self.entries}
+        return [
+            entry
+            for entry in self.entries
+            if not entry.gone
+            or entry.server in held
+            or (not entry.forgotten and latest[entry.store or entry.url] == entry.server)
+        ]
+
+    def records(self, held: Container[int]) -> tuple[ServerRecord, ...]:
+        """What the next supervisor has to know; numbers that are left out are not used again.
+
+        held: as for `lasting`.
+        """
+        return tuple(entry.record() for entry in self.lasting(held))
 
     def check_invariants(self) -> None:
         """Raise AssertionError if the list contradicts itself."""
@@ -196,7 +213,7 @@ class ServerList:
 
     def _made(self, url: str, incarnation: int, now: float) -> ServerEntry:
         detector = PhiAccrual(now, self.heartbeat_seconds, self._fixed)
-        entry = ServerEntry(len(self.entries), url, incarnation, now, detector, attached_at=now)
+        entry = ServerEntry(len(self.entries), url, incarnation, detector, attached_at=now)
         self.entries.append(entry)
         return entry
 

@@ -33,6 +33,14 @@ class Sealing:
     asked_at: dict[int, float] = field(default_factory=dict)
     returned_at: float | None = None
 
+    def forgive(self, seconds: float, now: float) -> None:
+        """The supervisor itself was away for so long: that time counts for nothing."""
+        self.began_at = min(self.began_at + seconds, now)
+        for server, since in self.without.items():
+            self.without[server] = min(since + seconds, now)
+        if self.returned_at is not None:
+            self.returned_at = min(self.returned_at + seconds, now)
+
 
 def view_of(
     reign: Reign,

@@ -9,6 +9,7 @@ from typing import Literal
 from psedge.protocol.shards import Progress
 from psedge.protocol.status import CopyStatus, ServerStatus, ShardStatus, Status, WorkerStatus
 from psedge.supervisor.attach import waiting_for_servers
+from psedge.supervisor.decrees import holders_of
 from psedge.supervisor.keeper import Keeper
 from psedge.supervisor.membership import WorkerEntry
 from psedge.supervisor.run_state import RunState
@@ -55,7 +56,7 @@ def status_of(state: RunState, keeper: Keeper, now: float, *, rows: bool = True)
         bytes_pushed=figures.bytes_pushed,
         bytes_pulled=figures.bytes_pulled,
         workers=tuple(_worker_statuses(state, now)) if rows else (),
-        servers=tuple(_server_status(entry, state, now) for entry in state.fleet.servers),
+        servers=tuple(_server_status(entry, state, now) for entry in _shown(state)),
         shards=_shard_statuses(state),
         notes=tuple(state.notes),
         journal=state.journal.latest(EVENTS_SHOWN),
@@ -63,6 +64,11 @@ def status_of(state: RunState, keeper: Keeper, now: float, *, rows: bool = True)
         process=state.setup.process,
         machine=state.setup.machine,
     )
+
+
+def _shown(state: RunState) -> list[ServerEntry]:
+    """A server that was started again is shown once, however often that was."""
+    return state.fleet.list.lasting(holders_of(state.fleet.table.reigns()))
 
 
 def _rate(state: RunState, keeper: Keeper, applied: int, now: float) -> float:
