@@ -30,6 +30,8 @@ class Reign(msgspec.Struct, frozen=True):
 
     revision: counts all reigns of this shard, changes of the set within a term included.
     backups: in the set: may be promoted. learners: the primary brings them up to date.
+    doubted: numbers of backups that the supervisor takes for dead. They are in the set until the
+    primary asks for their drop, as what it has acknowledged may be nowhere else so far.
     """
 
     shard: int
@@ -39,6 +41,7 @@ class Reign(msgspec.Struct, frozen=True):
     backups: tuple[Peer, ...] = ()
     learners: tuple[Peer, ...] = ()
     acks: Acks = "replica"
+    doubted: tuple[int, ...] = ()
 
     def role_of(self, server: int) -> Literal["primary", "backup", "learner"] | None:
         """None: it holds no copy."""

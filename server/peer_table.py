@@ -6,6 +6,11 @@ The rule, for an entry that the primary's own log has, with B backups in the set
   who is no longer primary cannot get there; and with B = 0 nobody can be promoted;
 - the lease has ended: not acknowledged;
 - otherwise: once as many backups have it as `acks` asks for.
+
+The supervisor's set may be smaller or larger for a moment than it is known here. For "all" it is
+enough that this one includes it. Where one backup is enough (`replica`), that one has to be in the
+supervisor's set for certain: learners that are being admitted do not count, and neither do backups
+that may have been dropped. A backup is dropped only when this table is asked first (`doubt`).
 """
 
 from __future__ import annotations
@@ -42,16 +47,31 @@ class PeerTable:
         self._reign: Reign | None = None
         self._copies: dict[int, _Copy] = {}
         self._admitting: set[int] = set()
+        #: Backups that are not counted on; True: the supervisor may have dropped them.
+        self._doubted: dict[int, bool] = {}
+        #: Of those in `in_set`, and of backups that are not doubted: these are in the supervisor's
+        #: set for certain.
+        self._required: tuple[_Copy, ...] = ()
+        self._counted: tuple[_Copy, ...] = ()
+        #: The latest entry that was acknowledged in this term.
+        self._promised = 0
 
     def follow(self, reign: Reign) -> None:
         """A reign of this server. Within a term, what is known of those who remain is kept."""
         if self._reign is not None and self._reign.term != reign.term:
             self._copies.clear()
             self._admitting.clear()
+            self._doubted.clear()
+            self._promised = 0
         self._reign = reign
         self.all = (*reign.backups, *reign.learners)
         self._copies = {peer.server: self._copies.get(peer.server, _Copy()) for peer in self.all}
         self._admitting &= {peer.server for peer in reign.learners}
+        self._doubted = dict.fromkeys(reign.doubted, False) | {
+            peer.server: self._doubted[peer.server]
+            for peer in reign.backups
+            if peer.server in self._doubted
+        }
         self._count()
 
     def admit(self, server: int, latest: int) -> bool:
@@ -73,6 +93,31 @@ class PeerTable:
         """A learner that was to be admitted certainly is not."""
         self._admitting.discard(server)
         self._count()
+
+    def doubt(self, server: int) -> bool:
+        """Count on a backup no more; it fails those who wait for it.
+
+        True: whoever is left in the set without it has all that was acknowledged, so that the
+        supervisor may be asked to drop it. False: it is to be asked later. Of anyone else: True.
+        """
+        if self._reign is None or self._reign.role_of(server) != "backup":
+            return True
+        self._doubted.setdefault(server, False)
+        self._count()
+        self._doubted[server] |= self._can_spare(server)
+        return self._doubted[server]
+
+    def trust(self, server: int) -> bool:
+        """Count on a backup again. False: it may have been dropped already, or is about to be, and
+        others are counted on; so the supervisor has to be asked until it answers."""
+        reign = self._reign
+        if reign is not None and server in reign.doubted:
+            return False
+        if reign is not None and self._doubted.get(server, False):
+            return reign.acks != "replica" or len(reign.backups) == 1
+        if self._doubted.pop(server, None) is not None:
+            self._count()
+        return True
 
     def heard(self, server: int, index: int) -> None:
         """A copy's latest entry is `index`, NOTHING if its log is another one."""
@@ -101,14 +146,16 @@ class PeerTable:
 
     def acknowledged(self, own: int, *, lease_holds: bool) -> int:
         """Index up to which entries are acknowledged. own: what the primary's own log has."""
-        if not self.in_set or self._reign is None:
-            return own
-        having = sorted((self._copies[peer.server].has for peer in self.in_set), reverse=True)
-        index = having[-1]
-        if lease_holds:
-            acks = self._reign.acks
-            index = own if acks == "primary" else having[0 if acks == "replica" else -1]
-        return max(0, min(own, index))
+        index = own
+        if self._required and self._reign is not None:
+            index = min([copy.has for copy in self._required])
+            if lease_holds and self._reign.acks == "primary":
+                index = own
+            elif lease_holds and self._reign.acks == "replica":
+                index = max(index, self._best())
+        index = max(0, min(own, index))
+        self._promised = max(self._promised, index)
+        return index
 
     def check_invariants(self, latest: int) -> None:
         """Raise AssertionError if somebody has more than there is, or counts who is no peer."""
@@ -117,12 +164,34 @@ class PeerTable:
         assert self._copies.keys() == servers
         assert self._admitting <= servers
         assert {peer.server for peer in self.in_set} <= servers
+        assert self._doubted.keys() <= servers
         assert all(NOTHING <= copy.has <= latest for copy in self._copies.values())
+
+    def _best(self) -> int:
+        """The latest entry of those that are counted on; NOTHING if nobody is."""
+        return max([copy.has for copy in self._counted], default=NOTHING)
+
+    def _can_spare(self, server: int) -> bool:
+        assert self._reign is not None
+        if self._reign.acks != "replica":
+            # With `all` everybody has it, and with `primary` nobody needs to.
+            return True
+        if self._counted:
+            return self._best() >= self._promised
+        # All of them fail. Who has least goes first, so that whoever remains has more.
+        least = min(self.in_set, key=lambda peer: (self._copies[peer.server].has, peer.server))
+        return least.server == server
 
     def _count(self) -> None:
         if self._reign is not None:
             admitted = [peer for peer in self._reign.learners if peer.server in self._admitting]
             self.in_set = (*self._reign.backups, *admitted)
+            self._required = tuple(self._copies[peer.server] for peer in self.in_set)
+            self._counted = tuple(
+                self._copies[peer.server]
+                for peer in self._reign.backups
+                if peer.server not in self._doubted
+            )
 
 
 def _needed_after(copy: _Copy, first: int, latest: int) -> int:

@@ -60,8 +60,12 @@ class Petition:
 
     def answered(self) -> None:
         """The peer has taken what it was sent: there is no reason to drop it any more."""
-        if self._wish == "drop":
+        if not self._replica.peer_table.trust(self._peer.server):
+            # It may have been dropped already. Asked once more, the supervisor says which.
+            self._begin("drop", self._why)
+        elif self._wish == "drop":
             self._wish = None
+            self._released()
 
     def stop(self) -> None:
         self._wish = None
@@ -109,6 +113,9 @@ class Petition:
         """Ask once. True: an answer has come that changes something."""
         replica = self._replica
         term, server = replica.term, self._peer.server
+        if wish == "drop" and not replica.peer_table.doubt(server):
+            # Another backup has to catch up first: who remains must have all that was acknowledged.
+            return False
         message = SetChange(replica.shard.assignment.shard, term, server, wish, self._why)
         self._admission_pending |= wish == "admit"
         try:
@@ -132,6 +139,6 @@ class Petition:
         before = replica.reign
         self._line.follow(reign)
         if wish == "drop" and self._is_learner and not self._admission_pending:
-            replica.not_admitted(server)
+            replica.peer_table.leave_out(server)
             self._released()
         return replica.reign is not before

@@ -8,7 +8,13 @@ from random import Random
 
 from psedge.protocol.bundle import pack
 from psedge.protocol.calls import ask_bytes, decoded
-from psedge.protocol.errors import FrameError, PsedgeError, RefusedError, UnreachableError
+from psedge.protocol.errors import (
+    AddressError,
+    FrameError,
+    PsedgeError,
+    RefusedError,
+    UnreachableError,
+)
 from psedge.protocol.log_entry import Entry
 from psedge.protocol.ports import Buffer
 from psedge.protocol.replicas import (
@@ -39,8 +45,13 @@ MEASURED_BYTES = 2**16
 #: so that an answer is never far away.
 MESSAGE_LIMIT_BYTES = 8 * 2**20
 MESSAGE_SECONDS = 0.5
-#: A learner that lacks no more entries than this is brought into the set.
+#: How long the first entries wait for more of them, where the latest messages held more.
+GATHER_SECONDS = 0.002
+#: A learner is brought into the set when it lacks no more entries than this, or none but those that
+#: were written while its last message was under way, or no more than its link takes in so long:
+#: one that lags by a round trip never lacks less while workers push.
 ADMIT_LAG = 8
+ADMIT_SECONDS = DROP_SECONDS / 4
 FIRST_PAUSE_SECONDS = 0.05
 LONGEST_PAUSE_SECONDS = 2.0
 #: How long a backup may lack a copy that the supervisor is handing out at the same time, and
@@ -87,11 +98,17 @@ class Pump:
         self._failures = 0
         self._problem = ""
         self._queued = asyncio.Event()
+        #: How many entries the latest message and the one before it held.
+        self._latest = self._earlier = 0
         self._patience: asyncio.TimerHandle | None = None
         self._task = begin(self._run())
 
     def wake(self) -> None:
         self._queued.set()
+
+    def drop(self, why: str) -> None:
+        """The peer is to leave the set."""
+        self._petition.drop(why)
 
     def stop(self) -> None:
         self._hush()
@@ -115,8 +132,10 @@ class Pump:
                         return
                 else:
                     await self._pause(error)
-            except (UnreachableError, FrameError) as error:
-                if isinstance(error, UnreachableError) and error.refused:
+            except (UnreachableError, FrameError, AddressError) as error:
+                if isinstance(error, AddressError):
+                    self._petition.drop(f"it cannot be reached: {error}")
+                elif isinstance(error, UnreachableError) and error.refused:
                     self._petition.drop(f"it is not there any more: {error}")
                 await self._pause(error)
 
@@ -134,15 +153,47 @@ class Pump:
                 self._needs_image = True
                 self._petition.drop("it lags behind what the primary has in memory")
             elif entries:
+                if len(entries) < self._wanted:
+                    await self._gather(self._at.index + self._wanted)
+                    entries = self._replica.entries_after(self._at, int(limit)) or entries
+                self._earlier, self._latest = self._latest, len(entries)
                 await self._append(term, self._at, entries)
             else:
                 await self._queued.wait()
 
+    @property
+    def _wanted(self) -> int:
+        """Half of what the two latest messages held.
+
+        While the peer is at work on one half, the workers of the other half are answered and push
+        again. Without this the first push goes alone, and all others wait for its answer.
+        """
+        return (self._latest + self._earlier) // 2
+
+    async def _gather(self, index: int) -> None:
+        """Return when there is an entry of this index, or soon."""
+        late = False
+
+        def end() -> None:
+            nonlocal late
+            late = True
+            self._queued.set()
+
+        timer = asyncio.get_running_loop().call_later(GATHER_SECONDS, end)
+        try:
+            while self._replica.at.index < index and not late:
+                self._queued.clear()
+                await self._queued.wait()
+        finally:
+            timer.cancel()
+
     async def _append(self, term: int, before: Position, entries: Sequence[Entry]) -> None:
         parts = append_parts(Append(self._shard, term, before), entries)
+        latest, sent_at = self._replica.at.index, self._line.clock.now()
         reply = await self._call(REPLICA_APPEND, parts)
         if reply.outcome == "appended":
-            self._took(reply.at)
+            answered_soon = self._line.clock.now() - sent_at <= DROP_SECONDS
+            self._took(reply.at, keeps_pace=answered_soon and reply.at.index >= latest)
         elif reply.outcome == "gap" and reply.at != before:
             self._at = reply.at
             if self._taken is not None and reply.at < self._taken:
@@ -167,10 +218,13 @@ class Pump:
     @property
     def _is_handed_out(self) -> bool:
         """Whether the supervisor is about to give this backup its copy."""
-        reign = self._replica.reign
         young = self._line.clock.now() - self._began < HANDING_OUT_SECONDS
-        backup = reign is not None and reign.role_of(self._peer.server) == "backup"
-        return backup and young and self._taken is None
+        return self._role == "backup" and young and self._taken is None
+
+    @property
+    def _role(self) -> str | None:
+        reign = self._replica.reign
+        return None if reign is None else reign.role_of(self._peer.server)
 
     async def _call(self, path: str, parts: Sequence[Buffer]) -> Appended:
         size = sum(map(len, parts))
@@ -195,14 +249,24 @@ class Pump:
             self._rates[self._peer.server] = 0.5 * (self._rate + size / seconds)
         return reply
 
-    def _took(self, at: Position) -> None:
-        """The peer has everything up to `at`."""
+    def _took(self, at: Position, *, keeps_pace: bool = False) -> None:
+        """The peer has everything up to `at`.
+
+        keeps_pace: it lacks only what was written since it was sent its last message, just now.
+        """
         self._at = self._taken = at
         self._failures = 0
         self._problem = ""
         self._petition.answered()
-        if self._replica.at.index - at.index <= ADMIT_LAG:
+        if self._role == "learner" and (keeps_pace or self._lacks_little(at)):
             self._petition.admit()
+
+    def _lacks_little(self, at: Position) -> bool:
+        latest = self._replica.at.index
+        if latest - at.index <= ADMIT_LAG:
+            return True
+        missing = self._replica.entries_after(at, int(self._rate * ADMIT_SECONDS))
+        return missing is not None and missing[-1].index == latest
 
     def _expect(self, size: int) -> None:
         """Something is sent: the peer is to answer in time."""

@@ -231,16 +231,15 @@ class Replica:
         return self._index - self._peers.has(server)
 
     def admitting(self, server: int) -> bool:
-        """A learner counts as in the set from now on. Whether the supervisor may be asked yet.
-
-        It may once the learner has all that was acknowledged before it counted: from then on it
-        can be promoted.
+        """A learner counts as in the set from now on. True: the supervisor may be asked, since it
+        has all that was acknowledged before it counted, so that it can be promoted.
         """
         return self._peers.admit(server, self._index)
 
-    def not_admitted(self, server: int) -> None:
-        """The supervisor has said that a learner is not in the set, and it is not asked again."""
-        self._peers.leave_out(server)
+    @property
+    def peer_table(self) -> PeerTable:
+        """What a primary knows of its peers; empty elsewhere."""
+        return self._peers
 
     def acknowledged(self, now: float) -> int:
         """Index of the latest acknowledged entry; see `peer_table.py`. 0 if this is no primary."""

@@ -43,7 +43,8 @@ class Replication:
 
     def follow_peers(self) -> None:
         """Begin with peers that are new in the reign, end with those that are in it no more."""
-        peers = self._replica.peers()
+        peers, reign = self._replica.peers(), self._replica.reign
+        doubted = () if reign is None else reign.doubted
         for peer in self._pumps.keys() - set(peers):
             self._pumps.pop(peer).stop()
         for peer in peers:
@@ -56,6 +57,8 @@ class Replication:
                     self._superseded,
                     self._rates,
                 )
+            if peer.server in doubted:
+                self._pumps[peer].drop("the supervisor does not hear it")
         self.wake()
 
     def wake(self) -> None:

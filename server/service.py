@@ -42,6 +42,7 @@ from psedge.server.hosted_shard import HostedShard, not_primary
 from psedge.server.replica_routes import INSTALL_LIMIT_BYTES, ReplicaRoutes
 from psedge.server.reports import Reporting
 from psedge.server.shard import Outcome
+from psedge.server.waiters import within
 
 __all__ = ["ASSIGNMENT_LIMIT_BYTES", "HostedShard", "ShardService"]
 
@@ -217,10 +218,13 @@ class ShardService(Reporting):
 
         Raises RefusedError not-primary if that does not happen here.
         """
+        # Between being let through the gate and getting its turn, this copy may have been replaced:
+        # whoever comes to wait for it now would not be told.
+        hosted.require_primary(header.term)
         if hosted.replica.acknowledged(self._clock.now()) >= index:
             return
         try:
-            await asyncio.wait_for(hosted.unacknowledged.wait(index), ACKNOWLEDGE_SECONDS)
+            await within(hosted.unacknowledged.wait(index), ACKNOWLEDGE_SECONDS)
         except asyncio.TimeoutError:
             raise RefusedError(
                 "not-primary",

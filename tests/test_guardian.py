@@ -11,7 +11,7 @@ from supervisor_rig import run
 
 from psedge.protocol import messages
 from psedge.protocol.errors import RefusedError
-from psedge.protocol.replicas import SET_CHANGE, SetChange
+from psedge.protocol.replicas import REPLICA_REIGN, SET_CHANGE, SetChange
 
 
 def test_each_shard_begins_with_its_copies(tmp_path: Path) -> None:
@@ -140,6 +140,24 @@ def test_a_spare_learns_what_a_dead_backup_had(tmp_path: Path) -> None:
     run(story())
 
 
+def test_one_of_two_backups_is_dropped_when_the_primary_can_do_without(tmp_path: Path) -> None:
+    async def story() -> None:
+        rig = GuardedRig(tmp_path, servers=3, replicas=3)
+        await rig.training()
+        before = rig.reign(0)
+        assert [peer.server for peer in before.backups] == [1, 2]
+        rig.wires.lose_request[SET_CHANGE] = 1000
+        rig.freeze(1)
+        await rig.until(lambda: rig.reign(0).doubted == (1,), 0, 2)
+        assert rig.reign(0).backups == before.backups, "what only this one has may count already"
+        rig.wires.lose_request.clear()
+        await rig.until(lambda: rig.reign(0).role_of(1) is None, 0, 2)
+        assert rig.reign(0).doubted == ()
+        assert rig.services[0].hosted[0].replica.reign == rig.reign(0)
+
+    run(story())
+
+
 def test_a_server_that_comes_later_takes_what_is_missing(tmp_path: Path) -> None:
     async def story() -> None:
         rig = GuardedRig(tmp_path)
@@ -151,7 +169,8 @@ def test_a_server_that_comes_later_takes_what_is_missing(tmp_path: Path) -> None
         assert rig.services[1].server == 2, "a new process has a new number"
         await rig.until(lambda: all(rig.reign(s).role_of(2) == "backup" for s in (0, 1)), 0, 1)
         status = await rig.status()
-        assert [server.state for server in status.servers] == ["alive", "dead", "alive"]
+        shown = [(each.server, each.state) for each in status.servers]
+        assert shown == [(0, "alive"), (2, "alive")], "it is there once"
 
     run(story())
 
@@ -277,6 +296,36 @@ def test_a_leavers_samples_wait_for_the_first_shards_primary(tmp_path: Path) -> 
         await leaving
         assert plan.outstanding(0) == 0
         assert rig.reign(0).primary.server == 1
+
+    run(story())
+
+
+def test_progress_counts_as_soon_as_a_new_primary_tells_of_it(tmp_path: Path) -> None:
+    """It takes a heartbeat's answer for the word that all in it was heard, and tells it only once.
+
+    Workers do not hear of it before it has said that it knows of its reign.
+    """
+
+    async def story() -> None:
+        rig = GuardedRig(tmp_path)
+        await rig.training()
+        await rig.push(samples=8)
+        rig.kill(0)
+        rig.wires.late[REPLICA_REIGN] = asyncio.Event()
+        rig.supervisor._guardian.suspect([0])
+        for _ in range(200):
+            rig.supervisor._guardian.look(rig.clock.now())
+            await asyncio.sleep(0)
+        copy, published = rig.copy(1, 0), rig.fleet.primary(0)
+        assert copy is not None
+        assert published is not None
+        assert (copy.role, published.server) == ("primary", 0)
+        await rig.beat(1)
+        rig.wires.late.pop(REPLICA_REIGN).set()
+        await rig.pass_time(1, 1)
+        progress = rig.fleet.progress.of(0, 1)
+        assert progress is not None
+        assert progress.samples == 8
 
     run(story())
 

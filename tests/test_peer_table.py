@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 from replica_rig import peer, reign
 
@@ -140,3 +141,64 @@ def test_entries_are_needed_as_long_as_a_peer_can_be_brought_up_to_date_with_the
     assert known.needed_after(19, 30) == 20, "but not for as long as it likes"
     known.heard(1, 30)
     assert known.needed_after(19, 30) == 25
+
+
+def test_one_backup_is_enough_only_if_the_supervisor_counts_it_too() -> None:
+    known = table("replica", 3, learners=(2,))
+    known.heard(2, 9)
+    assert known.admit(2, 3)
+    assert known.acknowledged(9, lease_holds=True) == 3, "the supervisor may not have admitted it"
+    known.follow(reign(1, 2, 0, (1, 2)))
+    assert known.acknowledged(9, lease_holds=True) == 9
+    alone = table("replica", learners=(1, 2))
+    for server, index in ((1, 5), (2, 9)):
+        alone.heard(server, index)
+        alone.admit(server, 4)
+    assert alone.acknowledged(9, lease_holds=True) == 5, "either may be the only backup"
+    alone.check_invariants(9)
+
+
+def test_a_backup_is_dropped_once_another_one_has_all_that_was_acknowledged() -> None:
+    known = table("replica", 9, 4)
+    assert known.acknowledged(12, lease_holds=True) == 9
+    assert not known.doubt(1), "only this one has what workers were told"
+    known.heard(1, 12)
+    assert known.acknowledged(12, lease_holds=True) == 4, "it may be dropped at any time"
+    assert known.trust(1)
+    assert known.acknowledged(12, lease_holds=True) == 12
+    known.heard(2, 12)
+    assert known.doubt(1)
+    assert not known.trust(1), "the supervisor may have heard it already"
+    known.follow(reign(1, 2, 0, (2,)))
+    assert known.doubt(2), "without backups nobody else can be promoted"
+    assert known.trust(2)
+    known.check_invariants(12)
+
+
+def test_of_backups_that_all_fail_who_has_least_goes_first() -> None:
+    known = table("replica", 9, 7, 8)
+    assert known.acknowledged(9, lease_holds=True) == 9
+    assert not any(known.doubt(server) for server in (1, 2, 3)), "3 might have caught up"
+    assert [known.doubt(server) for server in (1, 2, 3)] == [False, True, False]
+    known.follow(reign(1, 2, 0, (1, 3)))
+    assert [known.doubt(server) for server in (1, 3)] == [False, True]
+    known.follow(reign(1, 3, 0, (1,)))
+    assert known.doubt(1)
+
+
+def test_who_is_doubted_by_the_supervisor_is_not_counted_on() -> None:
+    known = table("replica", 9, 4)
+    doubted = msgspec.structs.replace(reign(1, 2, 0, (1, 2)), doubted=(1,))
+    known.follow(doubted)
+    assert known.acknowledged(9, lease_holds=True) == 4
+    assert not known.trust(1)
+    assert known.doubt(1)
+
+
+@pytest.mark.parametrize("acks", ["primary", "all"])
+def test_with_other_acks_a_backup_can_always_be_spared(acks: Any) -> None:
+    known = table(acks, 9, 4)
+    before = known.acknowledged(9, lease_holds=True)
+    assert known.doubt(1)
+    assert known.acknowledged(9, lease_holds=True) == before
+    assert known.trust(1)

@@ -223,6 +223,49 @@ def test_who_is_not_admitted_counts_no_more_once_it_fails() -> None:
     run(Rig(acks="all"), story, backups=0)
 
 
+def test_no_push_counts_that_only_a_learner_has() -> None:
+    """Whether it is admitted is not known here, and it would not be asked in a fail-over."""
+
+    async def story(rig: Rig) -> None:
+        rig.grants = None
+        learner = msgspec.structs.replace(rig.reign, revision=1, learners=(rig.nodes[2].peer,))
+        await rig.announce(learner, 0)
+        await until(lambda: len(rig.nodes[0].replica.in_set()) == 2)
+        rig.nodes[1].hold()
+        push = rig.push()
+        await until(lambda: alike(rig, 0, 2))
+        await until(lambda: any(each.action == "drop" for each in rig.asked))
+        assert not push.done()
+        rig.nodes[1].go_on()
+        await push
+
+    run(Rig(servers=3), story)
+
+
+def test_a_backup_that_the_supervisor_doubts_is_dropped_once_another_has_everything() -> None:
+    async def story(rig: Rig) -> None:
+        await rig.push()
+        rig.nodes[2].hold()
+        await rig.push()
+        primary, told = rig.nodes[0].replica, rig.nodes[1].replica.at
+        rig.grants = lambda reign, change: granted(
+            msgspec.structs.replace(reign, doubted=()), change
+        )
+        doubted = msgspec.structs.replace(rig.reign, revision=1, doubted=(1,))
+        await rig.announce(doubted, 0)
+        push = rig.push()
+        await until(lambda: rig.nodes[1].replica.at > told)
+        assert not push.done(), "the supervisor counts on this backup no more"
+        assert all(each.server != 1 for each in rig.asked)
+        rig.nodes[2].go_on()
+        await push
+        await until(lambda: ("drop", 1) in [(each.action, each.server) for each in rig.asked])
+        assert rig.nodes[2].replica.at >= told
+        await until(lambda: primary.reign.revision > doubted.revision)
+
+    run(Rig(servers=3), story, backups=2)
+
+
 def test_a_primary_that_was_deposed_refuses_and_says_so_at_once() -> None:
     async def story(rig: Rig) -> None:
         await rig.push()

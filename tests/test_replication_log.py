@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from replication_rig import Node, Rig, first_arrays, refused, run, until
 
 from psedge.protocol.disk import Disk
-from psedge.protocol.ports import Buffer
+from psedge.protocol.ports import AppendFile, Buffer
 from psedge.protocol.shards import LogSettings, ShardOrder
 from psedge.protocol.system_clock import SystemClock
 from psedge.protocol.wire import Status
@@ -19,6 +20,24 @@ from psedge.server import hosted_shard
 from psedge.server.store import ServerStore
 
 ALWAYS = LogSettings("always")
+
+
+class HeldFile:
+    """An AppendFile of a HeldDisk."""
+
+    def __init__(self, file: AppendFile, running: asyncio.Event) -> None:
+        self._file = file
+        self._running = running
+
+    def append_now(self, parts: Sequence[Buffer]) -> bool:
+        return self._running.is_set() and self._file.append_now(parts)
+
+    async def append(self, parts: Sequence[Buffer]) -> None:
+        await self._running.wait()
+        await self._file.append(parts)
+
+    async def close(self) -> None:
+        await self._file.close()
 
 
 class HeldDisk(Disk):
@@ -29,9 +48,8 @@ class HeldDisk(Disk):
         self.running = asyncio.Event()
         self.running.set()
 
-    async def append(self, path: str, data: Buffer) -> None:
-        await self.running.wait()
-        await super().append(path, data)
+    async def open_append(self, path: str) -> AppendFile:
+        return HeldFile(await super().open_append(path), self.running)
 
     async def remove(self, path: str) -> None:
         await self.running.wait()
@@ -193,3 +211,25 @@ def test_a_copy_that_is_given_up_leaves_the_disk_too(tmp_path: Path) -> None:
         assert not node.service.hosted
 
     run(Rig(servers=1, stores=[store(tmp_path / "a")[0]], log=ALWAYS), story, backups=0)
+
+
+def test_who_was_let_through_the_gate_of_a_copy_that_is_sealed_then_waits_for_nothing(
+    tmp_path: Path,
+) -> None:
+    async def story(rig: Rig) -> None:
+        service = rig.nodes[0].service
+        hosted = service.hosted[0]
+        first = rig.push(0)
+        await until(lambda: len(hosted.waiting) == 1)
+        open_gate = hosted.open_gate
+
+        def open_and_seal() -> None:
+            open_gate()
+            service.seal(hosted, 2)
+
+        hosted.open_gate = open_and_seal  # type: ignore[method-assign]
+        codes = asyncio.gather(refused(first), refused(rig.push(1)))
+        assert await asyncio.wait_for(codes, 5) == ["not-primary", "not-primary"]
+
+    rig = Rig("bsp", stores=[store(tmp_path / "a")[0]], log=LogSettings("group"))
+    run(rig, story)

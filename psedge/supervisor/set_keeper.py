@@ -54,7 +54,7 @@ class SetKeeper:
             # Whoever cannot be heard now may be well, and it is this machine that is cut off.
             return None
         for peer in (*reign.backups, *reign.learners):
-            if self._fleet.servers[peer.server].dead:
+            if self._fleet.servers[peer.server].dead and peer.server not in reign.doubted:
                 return self._amend(reign, self._without(reign, peer, now))
         wanted = self._fleet.replication.replicas
         if 1 + len(reign.backups) + len(reign.learners) >= wanted:
@@ -107,9 +107,7 @@ class SetKeeper:
 
     def _without(self, reign: Reign, peer: Peer, now: float) -> Callable[[], Decision]:
         why, table = evidence_of(self._fleet.servers[peer.server], now), self._fleet.table
-        if reign.role_of(peer.server) == "backup":
-            return lambda: table.dropped(reign.shard, reign.term, peer.server, why)
-        return lambda: table.dismissed(reign.shard, peer.server, why)
+        return lambda: table.given_up(reign.shard, reign.term, peer.server, why)
 
     def _recruit(self, reign: Reign, wanted: int, now: float) -> tuple[int | None, str]:
         offers, blocked = [], {}

@@ -171,6 +171,23 @@ class ShardTable:
         backups = tuple(peer for peer in reign.backups if peer.server != server)
         return self._changed(reign, "drop", server, why, backups=backups)
 
+    def given_up(self, shard: int, term: int, server: int, why: str) -> Decision:
+        """The supervisor takes a backup or a learner for dead, which the primary may not.
+
+        Where one backup is enough for an acknowledgement it may be this one, until the primary
+        hears of it. Somebody else could then be promoted without knowing, so such a backup is only
+        doubted: the primary asks for its drop once the others can do without. Raises RefusedError
+        `stale-term` as `dropped` does.
+        """
+        reign = self._of_term(shard, term)
+        if reign.role_of(server) != "backup":
+            return self.dismissed(shard, server, why)
+        if reign.acks != "replica" or not (len(reign.backups) > 1 or reign.learners):
+            return self.dropped(shard, term, server, why)
+        if server in reign.doubted:
+            return Decision("keep", f"server {server} is doubted", shard, server)
+        return self._changed(reign, "doubt", server, why, doubted=(*reign.doubted, server))
+
     def admitted(self, shard: int, term: int, server: int, why: str) -> Decision:
         """Take a learner into the set; `keep` if it is in already.
 
@@ -232,6 +249,8 @@ class ShardTable:
             everyone = [reign.primary, *reign.backups, *reign.learners]
             numbers = [peer.server for peer in everyone]
             assert len(set(numbers)) == len(numbers), f"shard {shard}: two parts in {reign}"
+            backups = [peer.server for peer in reign.backups]
+            assert set(reign.doubted) <= set(backups), f"shard {shard}: {reign} doubts a stranger"
 
     def _next_revision(self, shard: int) -> int:
         reign = self._reigns.get(shard)
@@ -261,11 +280,15 @@ class ShardTable:
         *,
         backups: tuple[Peer, ...] | None = None,
         learners: tuple[Peer, ...] | None = None,
+        doubted: tuple[int, ...] | None = None,
     ) -> Decision:
+        members = reign.backups if backups is None else backups
+        suspects = reign.doubted if doubted is None else doubted
         after = msgspec.structs.replace(
             reign,
             revision=reign.revision + 1,
-            backups=reign.backups if backups is None else backups,
+            backups=members,
             learners=reign.learners if learners is None else learners,
+            doubted=tuple(peer.server for peer in members if peer.server in suspects),
         )
         return Decision(action, why, reign.shard, server, after)
