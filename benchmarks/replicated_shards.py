@@ -26,6 +26,7 @@ from psedge.compression.coder import Coder
 from psedge.compression.lossless import NoStage
 from psedge.compression.table import codec_named
 from psedge.loop import run_async
+from psedge.memory import keep_freed_memory
 from psedge.protocol.address import Address
 from psedge.protocol.aiohttp_transport import AiohttpTransport
 from psedge.protocol.bundle import pack
@@ -111,6 +112,7 @@ def serve(number: int, folder: Path, pipe: Connection) -> None:
         pipe.send(listener.port)
         await asyncio.Event().wait()
 
+    keep_freed_memory()
     run_async(main())
 
 

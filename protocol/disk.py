@@ -2,8 +2,9 @@
 
 A file is written beside its place, forced to disk, renamed over the old one, and then the folder
 is forced to disk too: after a power cut there is the old content or the new one. What is appended
-to a file is on disk once that was asked for with `sync`. Every operation runs in a thread, since a
-Raspberry Pi's SD card may take seconds for one of them.
+to a file is on disk once that was asked for with `sync`. Operations run in threads, since a
+Raspberry Pi's SD card may take seconds for one of them; only short writes to a file that is open
+already do not, as long as the disk takes them at once (`write_pace.py`).
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
+from psedge.protocol.append_file import DiskFile
 from psedge.protocol.errors import ConfigError
-from psedge.protocol.ports import Buffer
+from psedge.protocol.ports import AppendFile, Buffer
 from psedge.protocol.storage_path import DRAFT_SUFFIX, parts_below
+from psedge.protocol.write_pace import WritePace
 
 
 class Disk:
@@ -35,18 +38,24 @@ class Disk:
         self._making = threading.Lock()
         # Folders and files of which this process knows that their names are on disk.
         self._lasting: set[Path] = set()
+        self._pace = WritePace()
 
     async def read(self, path: str) -> bytes:
         return await asyncio.to_thread(self._place(path).read_bytes)
 
     async def write_atomic(self, path: str, parts: Sequence[Buffer]) -> None:
-        await asyncio.to_thread(self._write, self._place(path), parts)
+        with self._pace.forcing():
+            await asyncio.to_thread(self._write, self._place(path), parts)
 
     async def append(self, path: str, data: Buffer) -> None:
         await asyncio.to_thread(self._append, self._place(path), data)
 
+    async def open_append(self, path: str) -> AppendFile:
+        return await asyncio.to_thread(self._open, self._place(path))
+
     async def sync(self, path: str) -> None:
-        await asyncio.to_thread(self._sync, self._place(path))
+        with self._pace.forcing():
+            await asyncio.to_thread(self._sync, self._place(path))
 
     async def names(self, folder: str) -> list[str]:
         return await asyncio.to_thread(_names, self._place(folder, root_allowed=True))
@@ -88,6 +97,10 @@ class Disk:
         self._make_folder(place.parent)
         with place.open("ab") as file:
             file.write(data)
+
+    def _open(self, place: Path) -> DiskFile:
+        self._make_folder(place.parent)
+        return DiskFile(place, self._pace)
 
     def _sync(self, place: Path) -> None:
         # Opened for writing: some systems force nothing to disk through a descriptor for reading.

@@ -139,6 +139,29 @@ class Transport(Protocol):
         ...
 
 
+class AppendFile(Protocol):
+    """A file that is appended to again and again, by one writer.
+
+    Both ways to append add all parts in their order. They raise OSError; how much of the parts the
+    file holds is unknown then. That it is on disk is promised by `Storage.sync` only.
+    """
+
+    def append_now(self, parts: Sequence[Buffer]) -> bool:
+        """Append before this returns, if it is a copy into memory and no wait for a device.
+
+        False: nothing was done, and `append` is to be called.
+        """
+        ...
+
+    async def append(self, parts: Sequence[Buffer]) -> None:
+        """Append, however long that takes."""
+        ...
+
+    async def close(self) -> None:
+        """Give up what it holds of the operating system; nothing may be appended any more."""
+        ...
+
+
 class Storage(Protocol):
     """Files under one root folder; paths are relative, with forward slashes.
 
@@ -158,6 +181,10 @@ class Storage(Protocol):
 
     async def append(self, path: str, data: Buffer) -> None:
         """Add to the end of a file, which is made if there is none; a promise is only in `sync`."""
+        ...
+
+    async def open_append(self, path: str) -> AppendFile:
+        """The file, which is made if there is none, for whoever appends often."""
         ...
 
     async def sync(self, path: str) -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from psedge.config import Experiment
 from psedge.hosting import EVERYWHERE, LOOPBACK, HostedServer, cancelled
 from psedge.loop import on_interrupt, parent_gone, run_async
+from psedge.memory import keep_freed_memory
 from psedge.orders import ServerOrder
 from psedge.own_book import open_book
 from psedge.own_token import make_token, with_saved_token
@@ -49,6 +50,7 @@ def run_server(order: ServerOrder) -> int:
 
     Raises UserError for mistakes in the config or the address.
     """
+    keep_freed_memory()
     if order.join is not None:
         supervisor = with_saved_token(parse_join(order.join))
         return run_async(

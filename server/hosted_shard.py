@@ -19,7 +19,7 @@ from psedge.server.replica import Replica
 from psedge.server.replication import Replication
 from psedge.server.shard import Shard
 from psedge.server.shard_log import ShardLog
-from psedge.server.waiters import Waiters
+from psedge.server.waiters import Waiters, within
 
 #: How long pushes wait for a disk where that is no promise: a log with `group`.
 DISK_SECONDS = 1.0
@@ -132,7 +132,7 @@ class HostedShard:
         if log.index >= index or log.index < self._disk_failed_at:
             return
         try:
-            await asyncio.wait_for(log.holds(index), DISK_SECONDS)
+            await within(log.holds(index), DISK_SECONDS)
         except asyncio.TimeoutError:
             self._disk_failed_at = index
 
@@ -160,6 +160,11 @@ class HostedShard:
         if log.wants_snapshot:
             order, arrays = self.replica.order()
             log.snapshot(msgspec.structs.replace(order, reign=None), arrays)
+        if log.index >= entries[-1].index:
+            # It was written at once.
+            self.replica.own_log = log.index
+            self.release()
+            return
         if self._following_log is None:
             self._following_log = begin(self._follow_log())
         self._written.set()

@@ -7,7 +7,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from psedge.protocol.ports import Buffer, Storage
+from psedge.protocol.ports import AppendFile, Buffer, Storage
 from psedge.server.segment import (
     SegmentHeader,
     encode_segment_header,
@@ -51,8 +51,9 @@ class LogFolder:
         place = self.place(segment_name(header.first))
         await self._storage.write_atomic(place, [encode_segment_header(header)])
 
-    async def append(self, first: int, data: Buffer) -> None:
-        await self._storage.append(self.place(segment_name(first)), data)
+    async def open_segment(self, first: int) -> AppendFile:
+        """A segment to append to; a new one begins with a header of its own."""
+        return await self._storage.open_append(self.place(segment_name(first)))
 
     async def sync(self, first: int) -> None:
         await self._storage.sync(self.place(segment_name(first)))

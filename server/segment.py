@@ -90,12 +90,16 @@ def decode_segment_header(data: memoryview) -> tuple[SegmentHeader, memoryview]:
     Raises DamagedError if it is not what was written, FrameError if it is no segment at all or one
     of another version.
     """
-    if len(data) < _HEADER.size or data[: len(SEGMENT_MAGIC)] != SEGMENT_MAGIC:
+    if not len(data) or data[: len(SEGMENT_MAGIC)] != SEGMENT_MAGIC[: len(data)]:
         raise FrameError("it is no log segment")
+    if len(data) < _HEADER.size:
+        raise FrameError("it ends before its first entry")
     _, version, length, shard, lineage, first, term_before, _ = _HEADER.unpack_from(data)
     if version != LOG_VERSION:
         raise FrameError(f"it is of log version {version}; this psedge reads version {LOG_VERSION}")
     stop = _HEADER.size + length
+    if len(data) < stop:
+        raise FrameError("it ends before its first entry")
     run = bytes(data[_HEADER.size : stop])
     if data[_CHECKED : _HEADER.size] != _checksum(bytes(data[:_CHECKED]), run):
         raise DamagedError("the checksum of its header does not match")

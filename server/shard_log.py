@@ -101,6 +101,7 @@ class ShardLog:
         self._waiters = Waiters()
         self._writer: asyncio.Task[None] | None = None
         self._syncer: asyncio.Task[None] | None = None
+        self._closer: asyncio.Task[None] | None = None
         self._snapshotting: asyncio.Task[None] | None = None
         self._pauses = Pauses(clock)
         # Why nothing is written any more, for those who wait.
@@ -117,7 +118,7 @@ class ShardLog:
         self._replace(order, arrays)
 
     def write(self, entries: Sequence[Entry]) -> None:
-        """Queue entries, which follow the latest ones. Never waits."""
+        """Append or queue entries, which follow the latest ones. Never waits."""
         if self._crash is not None:
             raise self._crash
         if self._end is not None or not entries:
@@ -132,23 +133,25 @@ class ShardLog:
         # With `always` those who pushed wait, so no more than their pushes can gather here.
         if self._waiting_bytes > WAITING_LIMIT_BYTES and self.settings.sync == "group":
             self._shed()
-        self._start_writing()
+        if not self._write_now(entries):
+            self._start_writing()
 
     def adopt(self, settings: LogSettings) -> None:
         """Go on under other settings, as those of a new assignment."""
         self.settings = settings
         self._files.segment_bytes = settings.segment_bytes
 
-    async def holds(self, index: int) -> None:
-        """Return once `index` is in the log, see `index`.
+    def holds(self, index: int) -> asyncio.Future[None]:
+        """Done once `index` is in the log, see `index`.
 
-        Raises RefusedError when it never will be: the log was closed, dropped, or begun anew.
+        Fails with RefusedError when it never will be: the log was closed, dropped, or begun anew.
         """
-        if self._end is not None and self.index < index:
-            raise self._end
+        future = self._waiters.wait(index)
         if self.index >= index:
-            return
-        await self._waiters.wait(index)
+            self._waiters.release(self.index)
+        elif self._end is not None:
+            self._waiters.fail(self._end)
+        return future
 
     @property
     def wants_snapshot(self) -> bool:
@@ -186,6 +189,7 @@ class ShardLog:
         self._start_writing()
         await self._ended()
         await self._trouble.attempt(self._what, self._files.sync())
+        await self._files.close()
         if self._waiting or self._base is not None or self._broken:
             self._notify(
                 f"what is new in {self._what} could not be written: it is lost unless another "
@@ -201,6 +205,7 @@ class ShardLog:
         self._base = None
         self._waiters.fail(self._stop(gone))
         await self._ended()
+        await self._files.close()
         self._forget_trouble()
 
     @property
@@ -310,15 +315,29 @@ class ShardLog:
         await self._files.append(batch, self._written.term)
         if self.settings.sync == "always":
             await self._files.sync()
-        if generation != self._generation:
-            return
+        if generation == self._generation:
+            self._wrote(batch)
+
+    def _write_now(self, entries: Sequence[Entry]) -> bool:
+        """Append what nothing waits in front of, if the disk takes it at once."""
+        alone = self._writer is None and self._base is None and len(self._waiting) == len(entries)
+        if self.settings.sync != "group" or not alone or self._broken:
+            return False
+        if not self._files.append_now(entries):
+            return False
+        self._wrote(entries)
+        return True
+
+    def _wrote(self, batch: Sequence[Entry]) -> None:
+        """The first entries of what waits are in the files, as the setting means it."""
         for _ in batch:
-            self._waiting.popleft()
-        self._waiting_bytes -= size
+            self._waiting_bytes -= self._waiting.popleft().size
         self._written = Position(batch[-1].term, batch[-1].index)
         self._raise_index(batch[-1].index)
         if self._syncer is None and self._files.unsynced:
             self._syncer = self._task(self._keep_synced())
+        if self._closer is None and self._files.behind:
+            self._closer = self._task(self._sync_complete())
 
     async def _keep_synced(self) -> None:
         try:
@@ -328,6 +347,14 @@ class ShardLog:
             self._start_writing()
         finally:
             self._syncer = None
+
+    async def _sync_complete(self) -> None:
+        """Force to disk what is complete, so that the next segment need not wait for it."""
+        try:
+            await self._trouble.attempt(self._what, self._files.sync())
+            self._start_writing()
+        finally:
+            self._closer = None
 
     async def _write_snapshot(self, index: int, parts: Sequence[Buffer], older_bytes: int) -> None:
         """older_bytes: of the log that the snapshot makes up for."""
@@ -362,6 +389,8 @@ class ShardLog:
 
     async def _ended(self) -> None:
         while tasks := {
-            task for task in (self._writer, self._syncer, self._snapshotting) if task is not None
+            task
+            for task in (self._writer, self._syncer, self._closer, self._snapshotting)
+            if task is not None
         }:
             await asyncio.wait(tasks)

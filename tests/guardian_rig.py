@@ -18,7 +18,7 @@ from psedge.protocol import messages
 from psedge.protocol.calls import bounded
 from psedge.protocol.disk import Disk
 from psedge.protocol.errors import PsedgeError, UnreachableError
-from psedge.protocol.ports import Allocate, Buffer
+from psedge.protocol.ports import Allocate, AppendFile, Buffer
 from psedge.protocol.replicas import Reign, ReplicaState
 from psedge.protocol.system_clock import SystemClock
 from psedge.protocol.version import __version__
@@ -70,6 +70,23 @@ class Wires(Network):
         return reply
 
 
+class CountedFile:
+    """An AppendFile of a CountedDisk."""
+
+    def __init__(self, disk: CountedDisk, file: AppendFile) -> None:
+        self._disk = disk
+        self._file = file
+
+    def append_now(self, parts: Sequence[Buffer]) -> bool:
+        return self._file.append_now(parts)
+
+    async def append(self, parts: Sequence[Buffer]) -> None:
+        await self._disk.counted(self._file.append(parts))
+
+    async def close(self) -> None:
+        await self._disk.counted(self._file.close())
+
+
 class CountedDisk(Disk):
     """Knows how many operations are under way in its threads, so that a test can wait for them."""
 
@@ -77,7 +94,7 @@ class CountedDisk(Disk):
         super().__init__(root)
         self.under_way = 0
 
-    async def _counted(self, operation: Awaitable[T]) -> T:
+    async def counted(self, operation: Awaitable[T]) -> T:
         self.under_way += 1
         try:
             return await operation
@@ -85,22 +102,25 @@ class CountedDisk(Disk):
             self.under_way -= 1
 
     async def read(self, path: str) -> bytes:
-        return await self._counted(super().read(path))
+        return await self.counted(super().read(path))
 
     async def write_atomic(self, path: str, parts: Sequence[Buffer]) -> None:
-        await self._counted(super().write_atomic(path, parts))
+        await self.counted(super().write_atomic(path, parts))
 
     async def append(self, path: str, data: Buffer) -> None:
-        await self._counted(super().append(path, data))
+        await self.counted(super().append(path, data))
+
+    async def open_append(self, path: str) -> CountedFile:
+        return CountedFile(self, await self.counted(super().open_append(path)))
 
     async def sync(self, path: str) -> None:
-        await self._counted(super().sync(path))
+        await self.counted(super().sync(path))
 
     async def names(self, folder: str) -> list[str]:
-        return await self._counted(super().names(folder))
+        return await self.counted(super().names(folder))
 
     async def remove(self, path: str) -> None:
-        await self._counted(super().remove(path))
+        await self.counted(super().remove(path))
 
 
 class GuardedRig(Rig):

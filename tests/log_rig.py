@@ -13,7 +13,7 @@ import numpy as np
 from shard_cluster import assignment
 
 from psedge.protocol.log_entry import Entry, EntryKind
-from psedge.protocol.ports import Buffer, Storage
+from psedge.protocol.ports import AppendFile, Buffer, Storage
 from psedge.protocol.replicas import Position
 from psedge.protocol.shards import LogSettings, ShardOrder, ShardState, SyncSettings
 from psedge.server.shard_log import ShardLog
@@ -47,6 +47,27 @@ def image(index: int, term: int = 1, shard: int = 0) -> tuple[ShardOrder, dict[s
     }
 
 
+class CountingFile:
+    """An AppendFile of a CountingDisk."""
+
+    def __init__(self, disk: CountingDisk, file: AppendFile) -> None:
+        self._disk = disk
+        self._file = file
+
+    def append_now(self, parts: Sequence[Buffer]) -> bool:
+        self._disk.fails("append")
+        done = self._file.append_now(parts)
+        self._disk.counts["append"] += done
+        self._disk.measure()
+        return done
+
+    async def append(self, parts: Sequence[Buffer]) -> None:
+        await self._disk.counted("append", self._file.append(parts))
+
+    async def close(self) -> None:
+        await self._file.close()
+
+
 class CountingDisk:
     """A Storage over another one. counts: of its operations. largest_bytes: most ever held."""
 
@@ -61,26 +82,36 @@ class CountingDisk:
         return await self.disk.read(path)
 
     async def write_atomic(self, path: str, parts: Sequence[Buffer]) -> None:
-        await self._counted("write_atomic", self.disk.write_atomic(path, parts))
+        await self.counted("write_atomic", self.disk.write_atomic(path, parts))
 
     async def append(self, path: str, data: Buffer) -> None:
-        await self._counted("append", self.disk.append(path, data))
+        await self.counted("append", self.disk.append(path, data))
+
+    async def open_append(self, path: str) -> CountingFile:
+        return CountingFile(self, await self.disk.open_append(path))
 
     async def sync(self, path: str) -> None:
-        await self._counted("sync", self.disk.sync(path))
+        await self.counted("sync", self.disk.sync(path))
 
     async def names(self, folder: str) -> list[str]:
         return await self.disk.names(folder)
 
     async def remove(self, path: str) -> None:
-        await self._counted("remove", self.disk.remove(path))
+        await self.counted("remove", self.disk.remove(path))
 
-    async def _counted(self, what: str, work: Any) -> None:
+    async def counted(self, what: str, work: Any) -> None:
         self.counts[what] += 1
         if what in self.fail:
             work.close()
-            raise self.fail[what]
+        self.fails(what)
         await work
+        self.measure()
+
+    def fails(self, what: str) -> None:
+        if what in self.fail:
+            raise self.fail[what]
+
+    def measure(self) -> None:
         self.largest_bytes = max(self.largest_bytes, self.disk.file_system.used_bytes)
 
 

@@ -49,6 +49,39 @@ class StorageConformance:
 
         self.run(scenario)
 
+    def test_a_file_that_stays_open_is_appended_to(self):
+        async def scenario(storage):
+            await storage.append("a/log", b"0")
+            file = await storage.open_append("a/log")
+            assert await storage.read("a/log") == b"0"
+            await file.append([b"12", b"", memoryview(b"3")])
+            assert file.append_now([bytearray(b"4"), np.array([53], np.uint8).data])
+            await storage.append("a/log", b"6")
+            await file.append([bytes(3_000_000)])
+            await file.close()
+            assert await storage.read("a/log") == b"0123456" + bytes(3_000_000)
+            new = await storage.open_append("b/c/new")
+            assert await storage.read("b/c/new") == b""
+            await storage.sync("b/c/new")
+            await new.close()
+
+        self.run(scenario)
+
+    def test_what_is_open_may_be_removed(self):
+        async def scenario(storage):
+            file = await storage.open_append("a/log")
+            assert file.append_now([b"1"])
+            await storage.remove("a")
+            await file.append([b"2"])
+            await file.close()
+            assert await storage.names("") == []
+            file = await storage.open_append("a/log")
+            await file.append([b"3"])
+            await file.close()
+            assert await storage.read("a/log") == b"3"
+
+        self.run(scenario)
+
     def test_names_are_sorted_and_empty_where_nothing_is(self):
         async def scenario(storage):
             for name in ("b", "a", "c/d"):
@@ -88,6 +121,8 @@ class StorageConformance:
             with pytest.raises(ValueError, match=r"leaves|empty"):
                 await storage.append(path, b"x")
             with pytest.raises(ValueError, match=r"leaves|empty"):
+                await storage.open_append(path)
+            with pytest.raises(ValueError, match=r"leaves|empty"):
                 await storage.remove(path)
             with pytest.raises(ValueError, match=r"leaves|empty"):
                 await storage.sync(path)
@@ -113,6 +148,8 @@ class StorageConformance:
                 await storage.write_atomic("folder", (b"y",))
             with pytest.raises(IsADirectoryError):
                 await storage.append("folder", b"y")
+            with pytest.raises(IsADirectoryError):
+                await storage.open_append("folder")
             with pytest.raises(NotADirectoryError):
                 await storage.read("folder/file/deeper")
             with pytest.raises(NotADirectoryError):

@@ -37,8 +37,8 @@ SHELLS = {
         "write_trouble.py",
     },
     "protocol": {
-        "aiohttp_client.py", "aiohttp_server.py", "aiohttp_transport.py", "disk.py", "door.py",
-        "system_clock.py",
+        "aiohttp_client.py", "aiohttp_server.py", "aiohttp_transport.py", "append_file.py",
+        "disk.py", "door.py", "system_clock.py",
     },
     "compression": set[str](),
     "psedge/simulation/checkers": set[str](),

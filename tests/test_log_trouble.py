@@ -58,13 +58,14 @@ def test_a_full_disk_is_told_once_and_nothing_is_lost():
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_a_disk_that_fills_up_and_is_freed_again_loses_nothing(seed):
+@pytest.mark.parametrize("settings", [ALWAYS, GROUP], ids=["always", "group"])
+def test_a_disk_that_fills_up_and_is_freed_again_loses_nothing(seed, settings):
     chance = random.Random(seed)
 
     async def scenario(disk):
         server = Server(disk)
         await server.open()
-        log = server.log(ALWAYS)
+        log = server.log(settings)
         for _ in range(60):
             disk.disk.file_system._capacity_bytes = chance.choice(
                 [float("inf"), disk.disk.file_system.used_bytes + chance.randrange(500)]
@@ -73,6 +74,7 @@ def test_a_disk_that_fills_up_and_is_freed_again_loses_nothing(seed):
             await asyncio.sleep(chance.uniform(0.0, 3.0))
         disk.disk.file_system._capacity_bytes = float("inf")
         await log.holds(server.at.index)
+        await asyncio.sleep(2 * GROUP.sync_seconds)
         disk.disk.power_cut()
         _, found = await reopened(disk)
         assert check_recovered(found) == server.at.index
@@ -216,10 +218,10 @@ def test_a_mistake_of_psedge_itself_is_not_swallowed(monkeypatch):
         log = server.log(ALWAYS)
         await log.holds(0)
 
-        async def broken(self, first, data):
+        async def broken(self, first):
             raise KeyError("a mistake")
 
-        monkeypatch.setattr(LogFolder, "append", broken)
+        monkeypatch.setattr(LogFolder, "open_segment", broken)
         server.write(log)
         with pytest.raises(Exception, match="a mistake"):
             await log.holds(1)

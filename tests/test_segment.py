@@ -86,6 +86,10 @@ def test_headers_of_other_files_and_versions():
         decode_segment_header(memoryview(b"\x89PNG" + bytes(100)))
     with pytest.raises(FrameError, match="no log segment"):
         decode_segment_header(memoryview(b""))
+    whole = encode_segment_header(HEADER)
+    for length in range(1, len(whole)):
+        with pytest.raises(FrameError, match="it ends before its first entry"):
+            decode_segment_header(memoryview(whole[:length]))
     later = bytearray(encode_segment_header(HEADER))
     later[8] = 2
     with pytest.raises(FrameError, match=r"log version 2; this psedge reads version 1"):

@@ -207,7 +207,57 @@ def test_a_snapshot_in_the_middle_of_a_round_is_followed_by_what_came_since():
     run(scenario)
 
 
-def test_a_segment_is_on_disk_before_the_next_one_begins():
+def test_with_group_short_entries_are_in_the_file_at_once_unless_the_disk_is_at_work():
+    async def scenario(disk):
+        server = Server(disk)
+        await server.open()
+        log = server.log(msgspec.structs.replace(GROUP, segment_bytes=10**6, snapshot_bytes=10**6))
+        await log.holds(server.write(log))
+        for _ in range(3):
+            assert server.write(log) == log.index
+        await asyncio.sleep(GROUP.sync_seconds)
+        syncing = asyncio.ensure_future(disk.sync(f"shard-0/{segment_name(1)}"))
+        await asyncio.sleep(0.001)
+        assert server.write(log) > log.index
+        assert server.write(log) > log.index
+        await syncing
+        await log.holds(server.at.index)
+        assert server.write(log) == log.index
+        disk.disk.process_died()
+        _, found = await reopened(disk)
+        assert check_recovered(found) == server.at.index
+
+    run(scenario)
+
+
+def test_a_segment_is_forced_to_disk_while_the_next_one_is_appended_to():
+    async def scenario(disk):
+        log = LogFiles(LogFolder(disk, "shard-0"), RUN, 0, LogStart(), segment_bytes=1)
+        await log.begin(1, Position(), encode_snapshot(RUN, 1, *image(0)))
+        await log.append(entries(1, 2), 1)
+        assert not log.behind
+        disk.counts.clear()
+        await log.append(entries(2, 3), 1)
+        assert log.behind
+        assert disk.counts == {"append": 1}
+        disk.disk.slow_factor = 1000.0
+        syncing = asyncio.ensure_future(log.sync())
+        await asyncio.sleep(1.0)
+        third = asyncio.ensure_future(log.append(entries(3, 4), 1))
+        await asyncio.sleep(1.0)
+        assert log.behind
+        assert files(disk)[:2] == [segment_name(1), segment_name(2)]
+        assert segment_name(3) not in files(disk)
+        await asyncio.gather(syncing, third)
+        assert disk.disk.file_system.file(("shard-0", segment_name(2))).synced > 0
+        await log.sync()
+        assert not log.behind
+        assert not log.unsynced
+
+    run(scenario)
+
+
+def test_segments_are_on_disk_soon_after_they_are_complete():
     async def scenario(disk):
         server = Server(disk)
         await server.open()
@@ -237,6 +287,23 @@ def test_segments_stay_as_long_as_the_older_snapshot_needs_them():
             *(segment_name(first) for first in (4, 8, 10)),
             *(snapshot_name(index) for index in (5, 9)),
         ]
+
+    run(scenario)
+
+
+def test_a_segment_that_is_removed_need_not_be_forced_to_disk():
+    async def scenario(disk):
+        log = LogFiles(LogFolder(disk, "shard-0"), RUN, 0, LogStart(), segment_bytes=1)
+        await log.begin(1, Position(), encode_snapshot(RUN, 1, *image(0)))
+        for index in (1, 2):
+            await log.append(entries(index, index + 1), 1)
+            await log.snapshot(index, encode_snapshot(RUN, 1, *image(index)))
+        assert log.behind
+        await log.prune()
+        assert files(disk)[0] == segment_name(2)
+        assert not log.behind
+        await log.sync()
+        assert not log.doubtful
 
     run(scenario)
 

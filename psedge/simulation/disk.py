@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 from psedge.protocol.ports import Buffer
 from psedge.protocol.storage_path import DRAFT_SUFFIX, parts_below
+from psedge.protocol.write_pace import QUICK_BYTES
 from psedge.simulation.file_system import File, FileSystem, Folder, Parts
 
 #: A file is written in pieces of this size, between which others get their turn at the disk.
@@ -61,6 +62,8 @@ class VirtualDisk:
         # Folders and files of which this process knows that their names are on disk.
         self._lasting: set[Parts] = set()
         self._drafts = itertools.count()
+        # What was written at once: whoever is next at the device waits for these bytes, too.
+        self._behind_bytes = 0
         # A dict keeps the order in which operations began, so that they end in it.
         self._operations: dict[asyncio.Task[Any], None] = {}
         self._write_back: asyncio.Task[None] | None = None
@@ -75,22 +78,25 @@ class VirtualDisk:
         self.file_system.full = full
 
     async def read(self, path: str) -> bytes:
-        return await self._operation(self._read(parts_below(path, ROOT)))
+        return await self.operation(self._read(parts_below(path, ROOT)))
 
     async def write_atomic(self, path: str, parts: Sequence[Buffer]) -> None:
-        await self._operation(self._write(parts_below(path, ROOT), parts))
+        await self.operation(self._write(parts_below(path, ROOT), parts))
 
     async def append(self, path: str, data: Buffer) -> None:
-        await self._operation(self._append(parts_below(path, ROOT), data))
+        await self.operation(self._append(parts_below(path, ROOT), data))
+
+    async def open_append(self, path: str) -> VirtualFile:
+        return await self.operation(self._open(parts_below(path, ROOT)))
 
     async def sync(self, path: str) -> None:
-        await self._operation(self._sync_file(parts_below(path, ROOT)))
+        await self.operation(self._sync_file(parts_below(path, ROOT)))
 
     async def names(self, folder: str) -> list[str]:
-        return await self._operation(self._names(parts_below(folder, ROOT, root_allowed=True)))
+        return await self.operation(self._names(parts_below(folder, ROOT, root_allowed=True)))
 
     async def remove(self, path: str) -> None:
-        await self._operation(self._remove(parts_below(path, ROOT)))
+        await self.operation(self._remove(parts_below(path, ROOT)))
 
     def process_died(self) -> None:
         """Stop what runs where it is; drafts stay, and so does what is only in the page cache."""
@@ -104,6 +110,7 @@ class VirtualDisk:
     def power_cut(self) -> None:
         """Lose what was not synced, or some of it, as the seed has it."""
         self.process_died()
+        self._behind_bytes = 0
         if self._write_back is not None:
             self._write_back.cancel()
             self._write_back = None
@@ -129,7 +136,7 @@ class VirtualDisk:
         }
         return dict(sorted(found.items()))
 
-    async def _operation(self, work: Coroutine[Any, Any, T]) -> T:
+    async def operation(self, work: Coroutine[Any, Any, T]) -> T:
         task = asyncio.ensure_future(work)
         self._operations[task] = None
         task.add_done_callback(lambda done: self._operations.pop(done, None))
@@ -168,13 +175,34 @@ class VirtualDisk:
 
     async def _append(self, parts: Parts, data: Buffer) -> None:
         await self._make_folders(parts[:-1])
+        await self.extend(self.file_system.open_file(parts), [data], parts)
+
+    async def _open(self, parts: Parts) -> VirtualFile:
+        await self._make_folders(parts[:-1])
         file = self.file_system.open_file(parts)
+        self._made_dirty()
+        return VirtualFile(self, file, parts)
+
+    async def extend(self, file: File, data: Sequence[Buffer], parts: Parts) -> None:
+        """Add to the end of an open file, which may have been removed meanwhile."""
         self._made_dirty()
         # Linux locks a file while it is written to, so appended data are never mixed.
         async with self._device:
-            for piece in _pieces(data):
+            for piece in itertools.chain.from_iterable(map(_pieces, data)):
                 await self._busy(len(piece) / self._bytes_per_second)
                 self.file_system.extend(file, piece, parts)
+
+    def extend_now(self, file: File, data: Sequence[Buffer], parts: Parts) -> bool:
+        """As `extend`, in no time; False while the device is at work or slow."""
+        pieces = [piece for each in data for piece in _pieces(each)]
+        size = sum(map(len, pieces))
+        if self._device.locked() or self.slow_factor > 1.0 or size > QUICK_BYTES:
+            return False
+        self._made_dirty()
+        self._behind_bytes += size
+        for piece in pieces:
+            self.file_system.extend(file, piece, parts)
+        return True
 
     async def _sync_file(self, parts: Parts) -> None:
         file = self.file_system.file(parts)
@@ -223,6 +251,8 @@ class VirtualDisk:
             await self._busy(self._sync_seconds)
 
     async def _busy(self, seconds: float) -> None:
+        seconds += self._behind_bytes / self._bytes_per_second
+        self._behind_bytes = 0
         await self._sleep(seconds * self.slow_factor)
 
     def _made_dirty(self) -> None:
@@ -235,6 +265,24 @@ class VirtualDisk:
         await self._sleep(WRITE_BACK_SECONDS)
         self.file_system.sync_all()
         self._write_back = None
+
+
+class VirtualFile:
+    """An open file of a virtual disk, as an AppendFile."""
+
+    def __init__(self, disk: VirtualDisk, file: File, parts: Parts) -> None:
+        self._disk = disk
+        self._file = file
+        self._parts = parts
+
+    def append_now(self, parts: Sequence[Buffer]) -> bool:
+        return self._disk.extend_now(self._file, parts, self._parts)
+
+    async def append(self, parts: Sequence[Buffer]) -> None:
+        await self._disk.operation(self._disk.extend(self._file, parts, self._parts))
+
+    async def close(self) -> None:
+        """Nothing is held."""
 
 
 def _pieces(data: Buffer) -> list[memoryview]:

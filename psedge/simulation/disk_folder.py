@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from psedge.protocol.ports import Buffer, Storage
+from psedge.protocol.ports import AppendFile, Buffer, Storage
 
 
 class DiskFolder:
@@ -22,6 +22,9 @@ class DiskFolder:
 
     async def append(self, path: str, data: Buffer) -> None:
         await self._storage.append(self._place(path), data)
+
+    async def open_append(self, path: str) -> AppendFile:
+        return await self._storage.open_append(self._place(path))
 
     async def sync(self, path: str) -> None:
         await self._storage.sync(self._place(path))

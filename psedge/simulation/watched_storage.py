@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from psedge.protocol.ports import Buffer, Storage
+from psedge.protocol.ports import AppendFile, Buffer, Storage
 from psedge.supervisor.checkpoint import META_FILE
 from psedge.supervisor.run_rows import METRICS_FILE
 
@@ -35,6 +35,9 @@ class WatchedStorage:
         if path == METRICS_FILE:
             self._recorded(bytes(data))
         await self._storage.append(path, data)
+
+    async def open_append(self, path: str) -> AppendFile:
+        return await self._storage.open_append(path)
 
     async def sync(self, path: str) -> None:
         await self._storage.sync(path)
