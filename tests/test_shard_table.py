@@ -82,6 +82,28 @@ def test_changes_of_a_set() -> None:
     assert table.dropped(0, 1, 0, "the last copy stays").action == "keep"
 
 
+def test_a_backup_on_which_a_push_may_depend_is_doubted_and_not_dropped() -> None:
+    table = opened(1, 2, learners=(3,))
+    reign = enact(table, table.given_up(0, 1, 1, "it is silent"))
+    assert (servers(reign.backups), reign.doubted) == ([1, 2], (1,))
+    assert table.given_up(0, 1, 1, "it is silent").action == "keep"
+    reign = enact(table, table.given_up(0, 1, 3, "it is silent"))
+    assert (servers(reign.backups), reign.learners, reign.doubted) == ([1, 2], (), (1,))
+    reign = enact(table, table.dropped(0, 1, 1, "the other one has everything"))
+    assert (servers(reign.backups), reign.doubted) == ([2], ())
+    reign = enact(table, table.given_up(0, 1, 2, "nobody else can be promoted"))
+    assert reign.backups == ()
+    with pytest.raises(RefusedError, match="has ended"):
+        table.given_up(0, 0, 2, "it is silent")
+
+
+def test_with_acks_all_whoever_is_left_has_everything() -> None:
+    table = ShardTable()
+    enact(table, table.opened(0, 1, PEERS[0], PEERS[1:3], "all", "go"))
+    reign = enact(table, table.given_up(0, 1, 1, "it is silent"))
+    assert (servers(reign.backups), reign.doubted) == ([2], ())
+
+
 @pytest.mark.parametrize("action", ["dropped", "admitted"])
 def test_a_reign_that_is_being_ended_grants_nothing(action: str) -> None:
     """Else a primary that is cut off could drop the backup that was sealed to replace it."""
@@ -150,7 +172,9 @@ def test_a_forgotten_table_is_not_repeated() -> None:
 
 def proposed(table: ShardTable, before: Reign, peer: Peer, chance: random.Random) -> Decision:
     """Something that somebody may ask for."""
-    what = chance.randrange(5)
+    what = chance.randrange(6)
+    if what == 5:
+        return table.given_up(0, before.term, peer.server, "it is silent")
     if what == 0:
         return table.dropped(0, before.term, peer.server, "it does not answer")
     if what == 1:
