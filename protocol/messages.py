@@ -33,7 +33,7 @@ from psedge.protocol.shards import (
     ServerReport,
     SyncSettings,
 )
-from psedge.protocol.status import Status
+from psedge.protocol.status import Phase, Status
 
 
 class Refusal(msgspec.Struct, frozen=True):
@@ -149,7 +149,7 @@ class Experiment(msgspec.Struct, frozen=True):
     run: str
     config: dict[str, Any]
     layout: Layout | None
-    phase: Literal["waiting", "training", "finished", "stopped", "failed"]
+    phase: Phase
     waiting_for: str = ""
     needs_model: bool = False
 

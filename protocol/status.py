@@ -8,6 +8,11 @@ import msgspec
 
 from psedge.protocol.replicas import Role
 
+#: Of a run.
+Phase = Literal["waiting", "training", "finished", "stopped", "failed"]
+#: Those that a run does not leave again.
+ENDED: tuple[Phase, ...] = ("finished", "stopped", "failed")
+
 
 class WorkerStatus(msgspec.Struct, frozen=True):
     """One row of `psedge status`. staleness: of its latest push, in clocks.
@@ -124,7 +129,7 @@ class Status(msgspec.Struct, frozen=True):
     """
 
     run: str
-    phase: Literal["waiting", "training", "finished", "stopped", "failed"]
+    phase: Phase
     reason: str = ""
     folder: str = ""
     model: str = ""

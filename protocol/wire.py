@@ -27,9 +27,6 @@ _HEADER = struct.Struct("<4sHBBIIIQQQQIBBBBBBHII8sIQQQIIII")
 HEADER_BYTES = _HEADER.size
 _CRC = struct.Struct("<I")
 
-#: Most bytes that one section may hold: what its 32-bit length can say.
-SECTION_LIMIT_BYTES = 2**32 - 1
-
 
 class Kind(enum.IntEnum):
     """What a frame is."""

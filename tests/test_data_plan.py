@@ -125,7 +125,7 @@ def test_ranges_come_in_order_and_end_with_the_epoch() -> None:
     assert plan.outstanding(0) == 25
     assert plan.consumed(0, 25) == 25
     assert plan.finished
-    assert plan.epochs_visited == 2.5
+    assert plan.visited == 25
 
 
 def test_what_a_leaver_held_goes_to_the_next_who_asks() -> None:

@@ -93,8 +93,8 @@ def test_a_leaver_returns_under_its_number_but_not_under_its_incarnation() -> No
     assert refused.value.code == "unknown-worker"
     back = table.join("pi", 2, 0.1)
     assert (back.worker, back.state, back.note) == (0, "alive", "")
-    assert table.is_current(0, 2)
-    assert not table.is_current(0, 1)
+    assert table.entry(0, 2) is not None
+    assert table.entry(0, 1) is None
 
 
 def test_similar_names_are_different_workers() -> None:

@@ -268,12 +268,6 @@ class DataPlan:
         return sum(pool.samples for pool in self._pools.values())
 
     @property
-    def epochs_visited(self) -> float:
-        """Passes over the data so far, as a fraction."""
-        samples = self.samples_per_epoch
-        return self.visited / samples if samples else 0.0
-
-    @property
     def epoch(self) -> int:
         """The epoch that is being visited, from 0: the lowest with an open position."""
         return min(

@@ -192,11 +192,6 @@ class Membership:
             return None
         return entry
 
-    def is_current(self, worker: int, incarnation: int) -> bool:
-        """Whether this incarnation is the worker's latest, be it live or gone."""
-        entry = self._entries.get(worker)
-        return entry is not None and entry.incarnation == incarnation
-
     def named(self, name: str) -> WorkerEntry | None:
         """Whoever holds a name, dead or alive."""
         worker = self._numbers.get(name)

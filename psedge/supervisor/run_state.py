@@ -7,7 +7,6 @@ answers over the network.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal
 
 import msgspec
 
@@ -16,7 +15,7 @@ from psedge.protocol.errors import RefusedError
 from psedge.protocol.messages import Heartbeat, Join
 from psedge.protocol.ports import Clock, Transport
 from psedge.protocol.shards import OptimizerSettings, ScheduleSettings, SyncSettings
-from psedge.protocol.status import Event
+from psedge.protocol.status import ENDED, Event, Phase
 from psedge.server.optimizer_settings import sync_settings
 from psedge.server.schedule import factor
 from psedge.supervisor.book import Book
@@ -29,8 +28,6 @@ from psedge.supervisor.losses import LossWindow
 from psedge.supervisor.membership import Membership, WorkerEntry
 from psedge.supervisor.model_state import ModelState
 from psedge.supervisor.setup import RunSetup
-
-Phase = Literal["waiting", "training", "finished", "stopped", "failed"]
 
 #: Notes kept for people to read in the status; all of them are in metrics.jsonl.
 KEPT_NOTES = 8
@@ -101,7 +98,7 @@ class RunState:
 
     @property
     def ended(self) -> bool:
-        return self.phase in ("finished", "stopped", "failed")
+        return self.phase in ENDED
 
     def check_invariants(self) -> None:
         """Raise AssertionError if a part contradicts itself, or two of them each other."""

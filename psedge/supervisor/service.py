@@ -15,7 +15,7 @@ from psedge.protocol.calls import answer, read_message
 from psedge.protocol.errors import PsedgeError
 from psedge.protocol.messages import HELLO, STATUS, STOP, Acknowledged, Hello, HelloReply, Stop
 from psedge.protocol.ports import Clock, Handler, Incoming, Reply, Storage, Transport
-from psedge.protocol.status import Status
+from psedge.protocol.status import Phase, Status
 from psedge.protocol.version import __version__
 from psedge.protocol.wire import WIRE_VERSION
 from psedge.supervisor.attach import Attachment
@@ -27,7 +27,7 @@ from psedge.supervisor.map_desk import MapDesk
 from psedge.supervisor.model_state import ModelState
 from psedge.supervisor.recorder import Recorder
 from psedge.supervisor.roster import Roster
-from psedge.supervisor.run_state import Phase, RunState
+from psedge.supervisor.run_state import RunState
 from psedge.supervisor.server_calls import ServerCalls
 from psedge.supervisor.server_desk import ServerDesk
 from psedge.supervisor.set_keeper import SetKeeper

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from rich.console import Console
 from rich.live import Live
 
-from psedge.protocol.status import Status
+from psedge.protocol.status import ENDED, Status
 from psedge.terminal.view import History, plain_line, render
 
 #: Lines of the picture that are not workers, generously.
@@ -66,7 +66,7 @@ class PlainScreen:
                 self._print(f"note: {note}")
         self._notes = status.notes
         line = plain_line(status, self._history)
-        ended = status.phase in ("finished", "stopped", "failed")
+        ended = status.phase in ENDED
         if line != self._said and (ended or now - self._said_at >= _LINE_SECONDS):
             self._said, self._said_at = line, now
             self._print(line)
