@@ -111,10 +111,15 @@ class Appended(msgspec.Struct, frozen=True):
 
 
 class SetChange(msgspec.Struct, frozen=True):
-    """Primary to supervisor: drop a backup from the set, or admit a learner; reply: the Reign."""
+    """Primary to supervisor: drop a peer, or admit a learner to the set; reply: the Reign.
+
+    revision: of the reign that the primary goes by. In any other one the request is not carried
+    out: it has been overtaken, and the reply says by what.
+    """
 
     shard: int
     term: int
+    revision: int
     server: int
     action: Literal["drop", "admit"]
     why: str

@@ -38,7 +38,8 @@ class _Copy:
 
 class PeerTable:
     """Of one reign at a time. all: backups and learners. in_set: backups, and learners whose
-    admission may already be decided.
+    admission may already be decided. With a new reign it is: a request that was made under another
+    one is not carried out any more.
     """
 
     def __init__(self) -> None:
@@ -60,13 +61,13 @@ class PeerTable:
         """A reign of this server. Within a term, what is known of those who remain is kept."""
         if self._reign is not None and self._reign.term != reign.term:
             self._copies.clear()
-            self._admitting.clear()
             self._doubted.clear()
             self._promised = 0
+        if self._reign is None or self._reign.revision != reign.revision:
+            self._admitting.clear()
         self._reign = reign
         self.all = (*reign.backups, *reign.learners)
         self._copies = {peer.server: self._copies.get(peer.server, _Copy()) for peer in self.all}
-        self._admitting &= {peer.server for peer in reign.learners}
         self._doubted = dict.fromkeys(reign.doubted, False) | {
             peer.server: self._doubted[peer.server]
             for peer in reign.backups
@@ -88,11 +89,6 @@ class PeerTable:
             self._admitting.add(server)
             self._count()
         return copy.has >= copy.counts_from
-
-    def leave_out(self, server: int) -> None:
-        """A learner that was to be admitted certainly is not."""
-        self._admitting.discard(server)
-        self._count()
 
     def doubt(self, server: int) -> bool:
         """Count on a backup no more; it fails those who wait for it.

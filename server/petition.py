@@ -40,8 +40,6 @@ class Petition:
         self._superseded = superseded
         self._random = random
         self._wish: Wish | None = None
-        #: A request to admit it has gone out, and no answer to the latest one came.
-        self._admission_pending = False
         self._why = ""
         self._task: asyncio.Task[None] | None = None
 
@@ -52,10 +50,7 @@ class Petition:
 
     def admit(self) -> None:
         """The peer has caught up."""
-        if not self._is_learner:
-            return
-        # The supervisor may grant it without its answer ever arriving here.
-        if self._replica.admitting(self._peer.server):
+        if self._is_learner and self._replica.admitting(self._peer.server):
             self._begin("admit", "it has caught up with the primary")
 
     def answered(self) -> None:
@@ -80,14 +75,27 @@ class Petition:
     @property
     def _is_open(self) -> bool:
         """Whether there is a wish that no reign has granted yet."""
-        return (
-            self._wish is not None and self._counts and (self._wish == "drop" or self._is_learner)
-        )
+        if self._wish == "admit":
+            return self._is_learner
+        return self._wish is not None and self._counts
 
     @property
     def _is_learner(self) -> bool:
         reign = self._replica.reign
-        return reign is not None and reign.role_of(self._peer.server) == "learner"
+        return (
+            self._replica.role == "primary"
+            and reign is not None
+            and reign.role_of(self._peer.server) == "learner"
+        )
+
+    @property
+    def _may_admit(self) -> bool:
+        """Whether the supervisor may grant it, perhaps without its answer ever arriving here: the
+        peer counts under this very reign, and has all that was acknowledged before it did."""
+        server = self._peer.server
+        # With a new reign it counts no more. It does again if it still lacks nothing.
+        counts = self._counts or not self._replica.lacks(server)
+        return counts and self._replica.admitting(server)
 
     def _begin(self, wish: Wish, why: str) -> None:
         self._wish, self._why = wish, why
@@ -97,27 +105,26 @@ class Petition:
     async def _ask(self) -> None:
         failures = 0
         while self._is_open:
-            if await self._granted(self._next_wish()):
+            if await self._granted():
                 continue
             failures += 1
             ceiling = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2 ** min(failures, 16))
             await self._line.clock.sleep(ceiling * self._random.uniform(0.5, 1.0))
 
-    def _next_wish(self) -> Wish:
-        """A learner whose admission may still be on its way is brought in before it is dropped:
-        the supervisor drops nobody else, and an admission that came later would go unheard."""
-        assert self._wish is not None
-        return "admit" if self._admission_pending and self._is_learner else self._wish
-
-    async def _granted(self, wish: Wish) -> bool:
+    async def _granted(self) -> bool:
         """Ask once. True: an answer has come that changes something."""
-        replica = self._replica
-        term, server = replica.term, self._peer.server
-        if wish == "drop" and not replica.peer_table.doubt(server):
+        replica, wish = self._replica, self._wish
+        before = replica.reign
+        assert before is not None
+        assert wish is not None
+        if wish == "admit" and not self._may_admit:
+            return False
+        if wish == "drop" and not replica.peer_table.doubt(self._peer.server):
             # Another backup has to catch up first: who remains must have all that was acknowledged.
             return False
-        message = SetChange(replica.shard.assignment.shard, term, server, wish, self._why)
-        self._admission_pending |= wish == "admit"
+        message = SetChange(
+            before.shard, before.term, before.revision, self._peer.server, wish, self._why
+        )
         try:
             reign = await ask(
                 self._line.transport,
@@ -128,17 +135,11 @@ class Petition:
                 timeout_seconds=ANSWER_SECONDS,
             )
         except RefusedError as error:
-            self._admission_pending &= wish != "admit"
-            if error.code == "stale-term" and replica.term == term:
+            if error.code == "stale-term" and replica.term == before.term:
                 self._superseded()
             return False
         except (UnreachableError, FrameError):
             # The supervisor may be away for long; nobody else can grant it.
             return False
-        self._admission_pending &= wish != "admit"
-        before = replica.reign
         self._line.follow(reign)
-        if wish == "drop" and self._is_learner and not self._admission_pending:
-            replica.peer_table.leave_out(server)
-            self._released()
         return replica.reign is not before

@@ -284,14 +284,15 @@ class Rig:
         self.asked.append(message)
         if self.grants is None:
             raise RefusedError("not-ready", "later")
-        self.reign = self.grants(self.reign, message)
+        if message.revision == self.reign.revision:
+            self.reign = self.grants(self.reign, message)
         if message.action in self.unheard:
             await asyncio.Event().wait()
         return answer(self.reign)
 
 
 def granted(reign: Reign, change: SetChange) -> Reign:
-    """What a supervisor makes of a request that it grants; dropped backups become learners."""
+    """What a supervisor makes of a request that it grants; who is dropped becomes a learner."""
     peers = {peer.server: peer for peer in (*reign.backups, *reign.learners)}
     peer = peers[change.server]
     backups = tuple(each for each in reign.backups if each.server != change.server)

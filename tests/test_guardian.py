@@ -95,7 +95,7 @@ def test_a_frozen_primary_is_replaced_after_its_lease_and_fenced_when_it_wakes(
         assert zombie is not None
         assert (zombie.role, zombie.term) == ("primary", 1)
         rig.thaw(1)
-        change = SetChange(1, 1, 0, "drop", "it does not answer")
+        change = SetChange(1, 1, rig.reign(1).revision, 0, "drop", "it does not answer")
         with pytest.raises(RefusedError) as refused:
             await rig.ask(SET_CHANGE, change)
         assert refused.value.code == "stale-term"
@@ -244,15 +244,16 @@ def test_a_set_changes_only_for_who_reigns(tmp_path: Path) -> None:
         rig = GuardedRig(tmp_path)
         await rig.training()
         reign = rig.reign(0)
-        change = SetChange(0, reign.term, 1, "drop", "it is slow")
+        term, revision = reign.term, reign.revision
+        change = SetChange(0, term, revision, 1, "drop", "it is slow")
         answered = await rig.ask(SET_CHANGE, change)
-        assert (answered.revision, answered.backups) == (reign.revision + 1, ())
+        assert (answered.revision, answered.backups) == (revision + 1, ())
         assert await rig.ask(SET_CHANGE, change) == answered, "the answer may have been lost"
         with pytest.raises(RefusedError) as refused:
-            await rig.ask(SET_CHANGE, SetChange(0, reign.term, 1, "admit", "it is back"))
+            await rig.ask(SET_CHANGE, SetChange(0, term, revision + 1, 1, "admit", "it is back"))
         assert refused.value.code == "conflict"
         with pytest.raises(RefusedError) as refused:
-            await rig.ask(SET_CHANGE, SetChange(0, reign.term + 1, 1, "admit", "it is back"))
+            await rig.ask(SET_CHANGE, SetChange(0, term + 1, revision, 1, "admit", "it is back"))
         assert refused.value.code == "stale-term"
         await rig.turns()
         assert rig.reign(0).role_of(1) is None, "it has to wait"

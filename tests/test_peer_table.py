@@ -81,14 +81,14 @@ def test_a_learner_counts_from_when_its_admission_is_asked_for() -> None:
     known.check_invariants(12)
 
 
-def test_who_is_being_admitted_or_dropped_counts_until_the_supervisor_has_said_otherwise() -> None:
+def test_who_is_being_admitted_counts_until_the_reign_is_another() -> None:
     known = table("all", 3, learners=(2,))
     known.admit(2, 3)
+    assert known.in_set == (peer(1), peer(2)), "the request may be under way"
     known.follow(reign(1, 2, 0, (1,), (2, 3), acks="all"))
-    assert known.in_set == (peer(1), peer(2)), "the request may still be under way"
-    known.leave_out(2)
-    assert known.in_set == (peer(1),)
+    assert known.in_set == (peer(1),), "it is not carried out any more"
     known.admit(2, 3)
+    assert known.in_set == (peer(1), peer(2))
     known.follow(reign(1, 3, 0, (1,), acks="all"))
     assert known.in_set == (peer(1),)
     known.check_invariants(9)

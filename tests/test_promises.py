@@ -21,8 +21,8 @@ WHY = "it fails"
 class World:
     """One reign over copies 1, 2, ..., of which the first ones are backups, the others strangers.
 
-    asked: what the primary has asked for and the supervisor has not heard yet, by server. unheard:
-    about whom an answer was lost since.
+    asked: what the primary has asked for, with the revision of the reign that it went by. Any of
+    it may reach the supervisor at any time, and more than once.
     """
 
     def __init__(self, seed: int, acks: Acks) -> None:
@@ -31,8 +31,7 @@ class World:
         self.has = dict.fromkeys(range(1, COPIES), 0)
         self.stalled: set[int] = set()
         self.latest = self.told = 0
-        self.asked: dict[int, tuple[str, int]] = {}
-        self.unheard: set[int] = set()
+        self.asked: list[tuple[str, int, int]] = []
         self.heard: Reign
         backups = [peer(server) for server in range(1, 1 + self.chance.randrange(COPIES))]
         self.enact(self.supervisor.opened(0, 1, peer(0), backups, acks, "go"))
@@ -51,12 +50,11 @@ class World:
         """The primary hears who is in the set."""
         self.heard = self.reign
         self.primary.follow(self.heard)
-        self.unheard.clear()
 
     def step(self) -> None:
         server = self.chance.randrange(1, COPIES)
         steps = [self.push, self.push, self.hear, *[lambda: self.replicate(server)] * 3]
-        steps += [lambda: self.wish(server), lambda: self.answer(server)] * 2
+        steps += [lambda: self.wish(server), self.answer] * 2
         steps += [
             lambda: self.watch(server),
             lambda: self.stalled.symmetric_difference_update({server}),
@@ -78,32 +76,27 @@ class World:
     def wish(self, server: int) -> None:
         """The primary wants a peer in or out, or has changed its mind about it."""
         role = self.heard.role_of(server)
-        if server in self.asked:
-            if role == "backup":
-                self.primary.trust(server)
-            return
         if role == "learner" and self.chance.random() < 0.8:
             if self.primary.admit(server, self.latest):
-                self.asked[server] = "admit", self.heard.revision
-        elif role == "learner" and server not in self.unheard:
-            self.primary.leave_out(server)
-        elif role == "backup" and self.chance.random() < 0.6:
-            if self.primary.doubt(server):
-                self.asked[server] = "drop", self.heard.revision
-        elif role == "backup":
+                self.asked.append(("admit", server, self.heard.revision))
+        elif role == "backup" and self.chance.random() < 0.4:
             self.primary.trust(server)
+        elif peer(server) in self.primary.in_set and self.primary.doubt(server):
+            self.asked.append(("drop", server, self.heard.revision))
 
-    def answer(self, server: int) -> None:
-        """The supervisor grants what it was asked for; its answer may be lost."""
-        action, revision = self.asked.pop(server, ("", self.reign.revision))
-        change = self.supervisor.dropped if action == "drop" else self.supervisor.admitted
-        # What was asked under an earlier reign is not granted.
-        if action and revision == self.reign.revision:
+    def answer(self) -> None:
+        """The supervisor hears of a request, early or late; its answer may be lost."""
+        if not self.asked:
+            return
+        at = max(self.chance.randrange(len(self.asked)) for _ in range(3))
+        action, server, revision = self.asked[at]
+        if self.chance.random() < 0.7:
+            del self.asked[at]
+        if not self.supervisor.is_overtaken(0, 1, revision):
+            change = self.supervisor.dropped if action == "drop" else self.supervisor.admitted
             self.enact(change(0, 1, server, WHY))
         if self.chance.random() < 0.7:
             self.hear()
-        else:
-            self.unheard.add(server)
 
     def watch(self, server: int) -> None:
         """The supervisor recruits a stranger, or takes a copy for dead, which may be alive."""

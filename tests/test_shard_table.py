@@ -71,7 +71,7 @@ def test_changes_of_a_set() -> None:
     with pytest.raises(RefusedError) as refused:
         table.admitted(0, 1, 4, "it is here")
     assert refused.value.code == "conflict"
-    assert table.dropped(0, 1, 2, "a learner is in no set").action == "keep"
+    assert table.dropped(0, 1, 4, "it has no part").action == "keep"
     assert table.admitted(0, 1, 1, "again, as the answer was lost").action == "keep"
     assert table.recruited(0, PEERS[0], "it is the primary").action == "keep"
     assert table.dismissed(0, 1, "a backup is no learner").action == "keep"
@@ -104,19 +104,32 @@ def test_with_acks_all_whoever_is_left_has_everything() -> None:
     assert (servers(reign.backups), reign.doubted) == ([2], ())
 
 
-@pytest.mark.parametrize("action", ["dropped", "admitted"])
+def test_a_learner_that_is_dropped_cannot_be_admitted_by_an_older_request() -> None:
+    table = opened(1, learners=(2,))
+    before = table.reign(0)
+    assert before is not None
+    assert not table.is_overtaken(0, 1, before.revision)
+    reign = enact(table, table.dropped(0, 1, 2, "it lags behind"))
+    assert reign.role_of(2) is None
+    enact(table, table.recruited(0, PEERS[2], "a copy is missing"))
+    assert table.is_overtaken(0, 1, before.revision)
+    assert table.is_overtaken(0, 1, reign.revision)
+
+
+@pytest.mark.parametrize("action", ["dropped", "admitted", "is_overtaken"])
 def test_a_reign_that_is_being_ended_grants_nothing(action: str) -> None:
     """Else a primary that is cut off could drop the backup that was sealed to replace it."""
     table = opened(1, learners=(2,))
     change = getattr(table, action)
+    arguments = (1,) if action == "is_overtaken" else (1, "it asks")
     for term in (0, 2, 99):
         with pytest.raises(RefusedError) as refused:
-            change(0, term, 1, "it asks")
+            change(0, term, *arguments)
         assert refused.value.code == "stale-term"
     table.reserve(0, 2)
     assert table.is_sealing(0)
     with pytest.raises(RefusedError, match="has ended"):
-        change(0, 1, 1, "it asks")
+        change(0, 1, *arguments)
 
 
 def test_a_promotion_empties_the_set() -> None:

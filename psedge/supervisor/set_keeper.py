@@ -27,7 +27,8 @@ class SetKeeper:
         self._back_off = BackOff()
 
     async def change(self, change: SetChange) -> Reign:
-        """What a primary asks for. Returns the reign as it then is.
+        """What a primary asks for. Returns the reign as it then is: as it was, if the primary has
+        yet to hear of it.
 
         Raises RefusedError: `stale-term` when the asker reigns no more, `conflict` for a learner
         that is none.
@@ -35,6 +36,8 @@ class SetKeeper:
         table, shard, server = self._fleet.table, change.shard, change.server
 
         def propose() -> Decision:
+            if table.is_overtaken(shard, change.term, change.revision):
+                return Decision("keep", "the request was overtaken", shard, server)
             if change.action == "drop":
                 return table.dropped(shard, change.term, server, change.why)
             return table.admitted(shard, change.term, server, change.why)

@@ -160,16 +160,25 @@ class ShardTable:
         )
         return Decision("promote", why, shard, primary.server, reign)
 
+    def is_overtaken(self, shard: int, term: int, revision: int) -> bool:
+        """Whether something has changed that a primary had not heard of when it asked for a change.
+
+        Raises RefusedError `stale-term` when the term's reign is over.
+        """
+        return self._of_term(shard, term).revision != revision
+
     def dropped(self, shard: int, term: int, server: int, why: str) -> Decision:
-        """Take a backup out of the set; `keep` if it is in no set.
+        """Take a backup out of the set, or a learner that its primary may have asked to admit: that
+        request is overtaken then, wherever it is. `keep` if the server has no part.
 
         Raises RefusedError `stale-term` when the term's reign is over.
         """
         reign = self._of_term(shard, term)
-        if not any(peer.server == server for peer in reign.backups):
+        if reign.role_of(server) in (None, "primary"):
             return Decision("keep", f"server {server} is no backup", shard, server)
         backups = tuple(peer for peer in reign.backups if peer.server != server)
-        return self._changed(reign, "drop", server, why, backups=backups)
+        learners = tuple(peer for peer in reign.learners if peer.server != server)
+        return self._changed(reign, "drop", server, why, backups=backups, learners=learners)
 
     def given_up(self, shard: int, term: int, server: int, why: str) -> Decision:
         """The supervisor takes a backup or a learner for dead, which the primary may not.
