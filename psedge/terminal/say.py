@@ -11,7 +11,9 @@ import click
 def say(text: str) -> None:
     """Print a line. A full disk under the log, or a reader that has gone, ends no training."""
     try:
-        click.echo(text)
+        # By name, for click would look past what a live view has put in the place of stdout, which
+        # prints above its picture.
+        click.echo(text, file=sys.stdout)
     except BrokenPipeError:
         # What is still in Python's buffer would raise once more at the end of the process.
         nowhere = os.open(os.devnull, os.O_WRONLY)
