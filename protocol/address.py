@@ -67,6 +67,12 @@ def url_of(host: str, port: int) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
+def place_of(address: Address) -> tuple[str, int]:
+    """Host, without brackets, and port of an address."""
+    host, _, port = address.url.removeprefix("http://").rpartition(":")
+    return host.strip("[]"), int(port)
+
+
 def join_line(address: Address) -> str:
     """The line to paste on a worker; `parse_join` reads it back."""
     if not address.token:

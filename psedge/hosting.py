@@ -64,9 +64,11 @@ class HostedServer:
         random_bits: RandomBits = secrets.randbits,
         service: ShardService | None = None,
         store: ServerStore | None = None,
+        leave: int | None = None,
     ) -> HostedServer:
         """Listen. port: 0 takes a free one, None the first free one from the default on.
 
+        leave: a port that None does not take, for it is somebody else's, there or not yet.
         service: what holds the shards; None makes one. store: where that one keeps logs; None
         keeps none.
 
@@ -80,7 +82,8 @@ class HostedServer:
                 raise RefusedError("not-ready", "this server is still starting")
             return door(incoming)
 
-        ports = [port] if port is not None else range(DEFAULT_PORT, DEFAULT_PORT + _PORTS_TRIED)
+        tried = range(DEFAULT_PORT, DEFAULT_PORT + _PORTS_TRIED)
+        ports = [each for each in tried if each != leave] if port is None else [port]
         for candidate in ports:
             try:
                 listener = await transport.listen(

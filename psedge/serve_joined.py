@@ -14,7 +14,7 @@ import msgspec
 from psedge.config import Experiment
 from psedge.hosting import HostedServer, cancelled
 from psedge.loop import on_interrupt, parent_gone
-from psedge.protocol.address import Address, is_loopback
+from psedge.protocol.address import Address, is_loopback, place_of
 from psedge.protocol.aiohttp_transport import AiohttpTransport
 from psedge.protocol.disk import Disk
 from psedge.protocol.errors import AddressError
@@ -31,19 +31,26 @@ async def serve_joined(
 ) -> int:
     """Serve shards until the supervisor says that the run has ended.
 
-    store: folder of the logs; None: one of this port's below the run's name.
-    Raises AddressError for an address that is none or lacks the token, ConfigError for a folder
-    that is another run's.
+    port: None takes a free one, and never the supervisor's: it may be on this machine and not yet
+    there. store: folder of the logs; None: one of this port's below the run's name.
+    Raises AddressError for an address that is none, is the supervisor's or lacks the token,
+    ConfigError for a folder that is another run's.
     """
     if not is_loopback(host) and not supervisor.token:
         raise AddressError(
             "this server is to listen on the network, so it needs the token: paste the whole join "
             "line that the first server printed, http://TOKEN@..."
         )
+    their_host, their_port = place_of(supervisor)
+    if port == their_port and is_loopback(their_host):
+        raise AddressError(
+            f"--port {port} is that of the first server, {supervisor.url}: name another one, or "
+            "none"
+        )
     clock, transport = SystemClock(), AiohttpTransport()
     token = None if is_loopback(host) else supervisor.token
     server = await HostedServer.open(
-        host, port, token, transport=transport, clock=clock, notify=say
+        host, port, token, transport=transport, clock=clock, notify=say, leave=their_port
     )
     server.start()
     say(f"psedge server ready at {server.url}")
