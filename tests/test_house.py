@@ -79,6 +79,7 @@ FURTHER_CORES = (
     "psedge/simulation/timeline.py",
     "psedge/simulation/trace.py",
     "worker/datasets/order.py",
+    "worker/pace.py",
 )
 #: A core takes these as arguments.
 IMPURE = {"aiohttp", "asyncio", "random", "secrets", "socket", "threading", "time", "torch"}

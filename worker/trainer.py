@@ -26,6 +26,7 @@ from psedge.worker.finite_check import FiniteCheck
 from psedge.worker.gradient import Step
 from psedge.worker.label_check import LabelCheck
 from psedge.worker.local_steps import LocalSteps
+from psedge.worker.pace import Pace
 from psedge.worker.session import Session
 
 T = TypeVar("T")
@@ -45,7 +46,7 @@ class Trainer:
 
     step: computes gradients of `model`.
     compute: where forward and backward run, one call at a time. load: where batches are made.
-    pace: 3.0 makes this worker three times slower, to try out a mixed cluster on one machine.
+    pace: 3.0 makes its computing three times slower, to try out a mixed cluster on one machine.
     """
 
     def __init__(
@@ -67,7 +68,7 @@ class Trainer:
         self._source = source
         self._clock = clock
         self._compute = compute
-        self._pace = pace
+        self._pace = Pace(pace)
         self._step = step
         self._labels = LabelCheck(source, plan.model)
         settings = FeedSettings(plan.data.batch_size, plan.worker.accumulate, plan.seed)
@@ -213,9 +214,10 @@ class Trainer:
         started = self._clock.now()
         result = await self._compute(function)
         elapsed = self._clock.now() - started
-        if self._pace > 1.0:
-            await self._clock.sleep((self._pace - 1.0) * elapsed)
-        self._session.metrics.compute_seconds += self._pace * elapsed
+        pause = self._pace.pause(elapsed)
+        if pause > 0.0:
+            await self._clock.sleep(pause)
+        self._session.metrics.compute_seconds += elapsed + pause
         return result
 
     def _misfit(self, inputs: Tensor, targets: Tensor, error: Exception) -> ModelError:
