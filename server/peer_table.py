@@ -61,18 +61,13 @@ class PeerTable:
         """A reign of this server. Within a term, what is known of those who remain is kept."""
         if self._reign is not None and self._reign.term != reign.term:
             self._copies.clear()
-            self._doubted.clear()
             self._promised = 0
         if self._reign is None or self._reign.revision != reign.revision:
             self._admitting.clear()
+            self._doubted = dict.fromkeys(reign.doubted, False)
         self._reign = reign
         self.all = (*reign.backups, *reign.learners)
         self._copies = {peer.server: self._copies.get(peer.server, _Copy()) for peer in self.all}
-        self._doubted = dict.fromkeys(reign.doubted, False) | {
-            peer.server: self._doubted[peer.server]
-            for peer in reign.backups
-            if peer.server in self._doubted
-        }
         self._count()
 
     def admit(self, server: int, latest: int) -> bool:
