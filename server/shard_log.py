@@ -83,6 +83,10 @@ class ShardLog:
         self.settings = settings
         self._clock = clock
         self._trouble = trouble
+        # What may fail by itself, in words: a sync that works says nothing of what is to come.
+        self._what = f"the log of shard {shard}"
+        self._newest = f"the newest of {self._what}"
+        self._snapshot = f"a snapshot of shard {shard}"
         self._notify = notify
         self._files = LogFiles(folder, run, shard, start, settings.segment_bytes)
         # The latest entry that was given to `write`, and the latest one in the files.
@@ -188,7 +192,7 @@ class ShardLog:
         end = self._stop(RefusedError("stopped", "the server stops"))
         self._start_writing()
         await self._ended()
-        await self._trouble.attempt(self._what, self._files.sync())
+        await self._trouble.attempt(self._newest, self._files.sync())
         await self._files.close()
         if self._waiting or self._base is not None or self._broken:
             self._notify(
@@ -208,17 +212,9 @@ class ShardLog:
         await self._files.close()
         self._forget_trouble()
 
-    @property
-    def _what(self) -> str:
-        return f"the log of shard {self.shard}"
-
-    @property
-    def _snapshot(self) -> str:
-        return f"a snapshot of shard {self.shard}"
-
     def _forget_trouble(self) -> None:
-        self._trouble.over(self._what)
-        self._trouble.over(self._snapshot)
+        for what in (self._what, self._newest, self._snapshot):
+            self._trouble.over(what)
 
     @property
     def _broken(self) -> bool:
@@ -297,6 +293,7 @@ class ShardLog:
         if self._snapshotting is not None:
             await asyncio.wait({self._snapshotting})
         await self._files.begin(base.lineage, base.at, base.parts)
+        self._trouble.over(self._newest)
         if self._base is base:
             self._base, self._written, self._told_slow = None, base.at, False
             self._retry_snapshot_at = self._clock.now()
@@ -315,6 +312,7 @@ class ShardLog:
         await self._files.append(batch, self._written.term)
         if self.settings.sync == "always":
             await self._files.sync()
+            self._trouble.over(self._newest)
         if generation == self._generation:
             self._wrote(batch)
 
@@ -343,7 +341,7 @@ class ShardLog:
         try:
             while self._files.unsynced and self._end is None:
                 await self._pauses.wait(self.settings.sync_seconds)
-                await self._trouble.attempt(self._what, self._files.sync())
+                await self._trouble.attempt(self._newest, self._files.sync())
             self._start_writing()
         finally:
             self._syncer = None
@@ -351,7 +349,7 @@ class ShardLog:
     async def _sync_complete(self) -> None:
         """Force to disk what is complete, so that the next segment need not wait for it."""
         try:
-            await self._trouble.attempt(self._what, self._files.sync())
+            await self._trouble.attempt(self._newest, self._files.sync())
             self._start_writing()
         finally:
             self._closer = None

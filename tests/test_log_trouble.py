@@ -258,3 +258,48 @@ def test_a_log_in_trouble_mends_itself_though_nobody_pushes(monkeypatch, trouble
         assert check_recovered(found) == 100
 
     run(scenario)
+
+
+def test_a_sync_of_what_was_written_before_does_not_mean_that_the_disk_has_room():
+    async def scenario(disk):
+        server = Server(disk)
+        await server.open()
+        log = server.log(GROUP)
+        await log.holds(0)
+        server.write(log)
+        await log.holds(1)
+        disk.disk.full = True
+        for _ in range(100):
+            server.write(log)
+            await asyncio.sleep(1.0)
+        assert log.index == 1
+        assert len(server.said) == 1
+        disk.disk.full = False
+        await log.holds(server.at.index)
+        assert server.said[1:] == ["logs are written to the folder again"]
+        await server.store.close()
+        assert len(server.said) == 2
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("settings", [ALWAYS, GROUP], ids=["always", "group"])
+def test_a_sync_that_failed_is_over_once_the_log_has_begun_anew(settings):
+    async def scenario(disk):
+        server = Server(disk)
+        await server.open()
+        log = server.log(settings)
+        await log.holds(0)
+        disk.fail["sync"] = OSError(errno.EIO, os.strerror(errno.EIO))
+        for _ in range(5):
+            server.write(log)
+            await asyncio.sleep(2.0)
+        disk.fail.clear()
+        for _ in range(20):
+            server.write(log)
+            await asyncio.sleep(2.0)
+        assert server.said[1:] == ["logs are written to the folder again"]
+        await server.store.close()
+        assert len(server.said) == 2
+
+    run(scenario)
