@@ -310,12 +310,20 @@ class HeartbeatReply(msgspec.Struct, frozen=True):
     map_revision: int = 0
 
 
+#: `worker` of one that has not been told its number.
+NO_NUMBER = -1
+
+
 class Leave(msgspec.Struct, frozen=True):
-    """An orderly goodbye; `failure` says why if it was not the user's wish."""
+    """An orderly goodbye; `failure` says why if it was not the user's wish.
+
+    worker: NO_NUMBER of one that has asked to join and heard no number; then name: that it gave.
+    """
 
     worker: int
     incarnation: int
     failure: str = ""
+    name: str = ""
 
 
 class Stop(msgspec.Struct, frozen=True):

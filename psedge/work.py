@@ -259,6 +259,8 @@ class Worker:
             started = await self._unless_stopped(_started(session, experiment))
         except StopTraining as stop:
             # The others may have done all there was to do while this worker made ready.
+            if self._stopped.is_set():
+                await session.leave()
             self._notify(str(stop))
             return
         if started is None:

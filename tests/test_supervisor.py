@@ -52,6 +52,25 @@ def test_training_starts_when_servers_and_workers_are_there(tmp_path: Path) -> N
     run(story())
 
 
+def test_a_worker_that_goes_before_training_begins_has_left(tmp_path: Path) -> None:
+    async def story() -> None:
+        rig = Rig(tmp_path)
+        await rig.register(0, 1)
+        with pytest.raises(RefusedError, match="1 more of 2 workers"):
+            await rig.join("a", 1)
+        for name, incarnation in (("b", 1), ("a", 2), ("a", 1)):
+            goodbye = messages.Leave(messages.NO_NUMBER, incarnation, name=name)
+            assert [row.state for row in (await rig.status()).workers] == ["alive"]
+            await rig.ask(messages.LEAVE, goodbye)
+        assert [row.state for row in (await rig.status()).workers] == ["left"]
+        with pytest.raises(RefusedError, match="1 more of 2 workers"):
+            await rig.join("b", 3)
+        await rig.join("a", 4)
+        assert (await rig.status()).phase == "training"
+
+    run(story())
+
+
 def test_it_starts_with_fewer_workers_and_says_so(tmp_path: Path) -> None:
     async def story() -> None:
         rig = Rig(tmp_path)

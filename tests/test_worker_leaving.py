@@ -87,3 +87,18 @@ def test_a_worker_that_was_killed_comes_back_under_its_name(psedge: Processes) -
     ended = result(psedge)
     assert ended["samples_seen"] == 60 * 640
     assert {row["name"] for row in ended["worker_rows"]} == {"pi", "nano"}
+
+
+def test_a_worker_that_is_stopped_while_it_waits_for_others_has_left(psedge: Processes) -> None:
+    config = psedge.folder / "digits.toml"
+    config.write_text(CONFIG.format(epochs=1))
+    server = psedge("server", config, "--port", 0, "--out", "run")
+    url = server.expect(r"psedge server ready at (http://\S+)")[1]
+    worker = psedge("worker", "--join", url, "--name", "pi")
+    worker.expect("waiting for 1 more of 2 workers")
+    assert [row["state"] for row in status(psedge, url)["workers"]] == ["alive"]
+    worker.send(signal.SIGINT)
+    assert worker.exit_code() == 0, worker.output()
+    worker.expect("stopped on this machine")
+    assert "goodbye" not in worker.output()
+    assert [row["state"] for row in status(psedge, url)["workers"]] == ["left"]

@@ -27,6 +27,7 @@ from psedge.protocol.errors import (
     UnreachableError,
 )
 from psedge.protocol.messages import (
+    NO_NUMBER,
     Claim,
     ClaimReply,
     Experiment,
@@ -103,7 +104,7 @@ class Session:
         self._finite = FiniteCheck()
         #: Ranges of samples received under this incarnation.
         self._ranges = 0
-        self._lost = False
+        self._lost = self._asked = False
         self._interrupt = asyncio.Event()
         self._heartbeats: asyncio.Task[None] | None = None
 
@@ -246,15 +247,16 @@ class Session:
     async def leave(self, failure: str = "") -> None:
         """Last figures and goodbye, if the supervisor is there. Never raises for its absence."""
         await self._end_heartbeats()
-        if self._joined is None:
+        if not self._asked:
             return
-        worker = self._joined.worker
+        worker = NO_NUMBER if self._joined is None else self._joined.worker
         try:
-            await self._beat(failure)
-            await self._supervisor.leave(Leave(worker, self._incarnation, failure))
+            if self._joined is not None:
+                await self._beat(failure)
+            await self._supervisor.leave(Leave(worker, self._incarnation, failure, self._name))
         except PsedgeError as error:
             self._notify(f"left without saying goodbye: {error}")
-        self._joined = None
+        self._joined, self._asked = None, False
 
     async def come_in(self) -> None:
         """Join and receive the parameters, as often as it takes."""
@@ -309,8 +311,8 @@ class Session:
             machine=self._identity.machine,
             place=self._identity.place,
         )
-        outage = self._supervisor.outage()
-        told = ""
+        outage, told = self._supervisor.outage(), ""
+        self._asked = True
         while True:
             try:
                 reply = await self._supervisor.join(join)

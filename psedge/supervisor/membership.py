@@ -147,6 +147,11 @@ class Membership:
             return None
         return self._changed(msgspec.structs.replace(entry, state="left", note=failure))
 
+    def number_of(self, name: str, incarnation: int) -> int | None:
+        """Of the worker that asked to join under this name and this incarnation."""
+        entry = self._holder_of(name or DEFAULT_NAME, incarnation)
+        return None if entry is None else entry.worker
+
     def expire(self, now: float) -> list[WorkerEntry]:
         """Declare dead whose lease ran out, and return them as they are now."""
         dead = []

@@ -17,6 +17,7 @@ from psedge.protocol.messages import (
     HEARTBEAT,
     JOIN,
     LEAVE,
+    NO_NUMBER,
     Acknowledged,
     Claim,
     ClaimReply,
@@ -231,6 +232,11 @@ class WorkerDesk:
 
     async def leave(self, incoming: Incoming) -> Reply:
         message = await read_message(incoming, Leave)
+        if message.worker == NO_NUMBER:
+            number = self._state.membership.number_of(message.name, message.incarnation)
+            if number is None:
+                return answer(Acknowledged())
+            message = msgspec.structs.replace(message, worker=number)
         entry = self._state.membership.entry(message.worker, message.incarnation)
         if entry is not None and message.failure:
             self._state.note(f"worker {entry.name} left: {message.failure}")
