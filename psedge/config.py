@@ -136,8 +136,8 @@ class ClusterConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         tuple[float, ...],
         Meta(
             description="Factor by which `psedge run` slows down each worker, to try out a mixed "
-            "cluster on one machine; missing entries are 1. Where there are `devices`, `psedge "
-            "simulate` goes by them instead."
+            "cluster on one machine; missing entries are 1, those beyond `workers` are not used. "
+            "Where there are `devices`, `psedge simulate` goes by them instead."
         ),
     ] = ()
     server_profile: Annotated[

@@ -166,11 +166,6 @@ def _cluster(experiment: Experiment) -> Iterator[str]:
             f"[cluster] lease_seconds = {lease:g} must be more than twice "
             f"heartbeat_seconds = {cluster.heartbeat_seconds:g}, or one lost heartbeat kills"
         )
-    if len(cluster.pace) > cluster.workers:
-        yield (
-            f"[cluster] pace has {len(cluster.pace)} entries for "
-            f"{cluster.workers} worker{'s' if cluster.workers > 1 else ''}"
-        )
     if any(not 1 <= pace < math.inf for pace in cluster.pace):
         yield f"[cluster] pace = {list(cluster.pace)}: 1 is full speed, 3 is three times slower"
 

@@ -16,6 +16,9 @@ from psedge.cli import exit_code
 from psedge.orders import ServerOrder
 from psedge.protocol.errors import ConfigError, TrainingError
 from psedge.protocol.version import __version__
+from psedge.toml_config import load_config
+
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture
@@ -46,6 +49,19 @@ def test_every_command_teaches(command: str, capsys: pytest.CaptureFixture[str])
     assert f"psedge {command}" in text
     assert "Example" in text
     assert "with-parent" not in text
+
+
+@pytest.mark.parametrize("command", ["run", "server", "simulate"])
+def test_examples_with_shipped_configs_are_right(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert exit_code([command, "--help"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    words = [line.split() for line in lines if f"psedge {command} configs/" in line]
+    assert words
+    for _, _, config, *rest in words:
+        overrides = [rest[at + 1] for at, word in enumerate(rest) if word == "--set"]
+        load_config(ROOT / config, overrides)
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

@@ -196,7 +196,6 @@ def test_a_mistake_in_a_flag_is_not_blamed_on_the_file(tmp_path: Path) -> None:
         ({**BASE, "data": {"dataset": "npz", "path": "/etc"}}, "leaves the data folder"),
         ({**BASE, "data": {"dataset": "npz", "path": "C:\\x"}}, "leaves the data folder"),
         ({"cluster": {"lease_seconds": 2}}, "more than twice"),
-        ({"cluster": {"workers": 1, "pace": [1, 2]}}, "pace has 2 entries for 1 worker"),
         ({"cluster": {"pace": [0.5]}}, "1 is full speed"),
     ],
 )
