@@ -87,8 +87,10 @@ async def _serve(
 ) -> int:
     """Supervise a run until it has ended, and serve shards beside unless it is to be apart."""
     from psedge.first_server import Here, make_supervisor
+    from psedge.supervisor.recorder import Recorder
 
     clock = SystemClock()
+    await _require_store(experiment, order)
     host, port = _listen_at(order, lock)
     token = "" if is_loopback(host) else make_token()
     server = await _open_server(experiment, order, folder, transport, host, port, token)
@@ -112,6 +114,9 @@ async def _serve(
             open_book=lambda: open_book(folder, lock, holder, clock, say),
             here=Here(holder.process, holder.machine),
         )
+        if not order.resume:
+            # Whoever resumes the run before its training begins need not know its config.
+            await Recorder(Disk(folder), clock, say).start(experiment)
         server.start(supervisor.routes())
         _announce(server.listener, own, experiment)
         on_interrupt(supervisor.request_stop)
@@ -121,6 +126,14 @@ async def _serve(
         if supervisor is not None and supervisor.state.book is not None:
             await supervisor.state.book.close()
     return _conclusion(supervisor)
+
+
+async def _require_store(experiment: Experiment, order: ServerOrder) -> None:
+    """A folder for logs that cannot be used is refused before there is a run."""
+    if order.store is not None and not order.resume and not experiment.cluster.supervisor_apart:
+        store = store_for(experiment, order.store)
+        if store is not None:
+            await store.require_new()
 
 
 async def _open_server(

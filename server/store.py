@@ -79,12 +79,23 @@ class ServerStore:
         """
         try:
             record = await self._record()
-            self.identity = record.store or f"{self._random_bits(IDENTITY_BITS):016x}"
+            self.identity = record.store or self._new_identity()
             self.run = record.run
             await self.bind(run)
             return await self._recover_all()
         except OSError as error:
             raise self._refused(f"cannot be used ({reason_of(error)})") from None
+
+    async def require_new(self) -> None:
+        """Raise ConfigError, as `open` does, unless this folder could be that of a new run."""
+        try:
+            record = await self._record()
+        except OSError as error:
+            raise self._refused(f"cannot be used ({reason_of(error)})") from None
+        if record.run:
+            raise self._of_another(record.run, "a new run")
+        self.identity = record.store or self._new_identity()
+        await self.bind("")
 
     async def bind(self, run: str) -> None:
         """Say which run the logs are of; an empty identity changes nothing.
@@ -92,10 +103,7 @@ class ServerStore:
         Raises ConfigError when they are of another run, or the folder cannot be written to.
         """
         if run and self.run and run != self.run:
-            raise ConfigError(
-                f"{self._where} holds the logs of run {self.run}, and this is run {run}: name "
-                "another folder with --store, or empty this one if that run is over"
-            )
+            raise self._of_another(self.run, f"run {run}")
         self.run = self.run or run
         try:
             # Written each time: whether we may write here is better known now than in an hour.
@@ -186,6 +194,15 @@ class ServerStore:
         record = StoreRecord(LOG_VERSION, self.identity, self.run)
         record = msgspec.structs.replace(record, checksum=_checksum(record))
         return msgspec.json.format(msgspec.json.encode(record), indent=1) + b"\n"
+
+    def _new_identity(self) -> str:
+        return f"{self._random_bits(IDENTITY_BITS):016x}"
+
+    def _of_another(self, run: str, wanted: str) -> ConfigError:
+        return ConfigError(
+            f"{self._where} holds the logs of run {run}, and this is {wanted}: name another folder "
+            "with --store, or empty this one if that run is over"
+        )
 
     def _refused(self, why: str) -> ConfigError:
         return ConfigError(f"{self._where} {why}: name another folder with --store")

@@ -225,6 +225,20 @@ def test_a_folder_of_another_run_is_refused_by_both_names():
     run(scenario)
 
 
+def test_a_folder_is_fit_for_a_new_run_or_refused_before_there_is_one():
+    async def scenario(disk):
+        await Server(disk).store.require_new()
+        await Server(disk, seed=1).store.require_new()
+        await written(disk)
+        with pytest.raises(ConfigError, match="holds the logs of run run-one, and this is a new "):
+            await Server(disk).store.require_new()
+        await disk.remove("store.json")
+        with pytest.raises(ConfigError, match=r"no store\.json"):
+            await Server(disk).store.require_new()
+
+    run(scenario)
+
+
 def test_a_new_folder_takes_its_run_when_that_is_known():
     async def scenario(disk):
         server = Server(disk)
