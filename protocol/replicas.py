@@ -69,7 +69,8 @@ class ReplicaState(msgspec.Struct, frozen=True):
     acknowledged: primary only: index up to which workers may be told.
     lagging: primary only: of each peer, server number and entries that it lacks.
     server: who says so, -1 before it has a number: at the address of a dead process another may
-    answer.
+    answer. damage: why the log that it was read from breaks off early, in words; empty if it does
+    not.
     """
 
     shard: int
@@ -80,6 +81,7 @@ class ReplicaState(msgspec.Struct, frozen=True):
     acknowledged: int = 0
     lagging: tuple[tuple[int, int], ...] = ()
     server: int = -1
+    damage: str = ""
 
 
 class Seal(msgspec.Struct, frozen=True):

@@ -178,7 +178,8 @@ class Copies:
                 continue
             replica.lease_until = self._lease_until
             log = self._log_of(each.order.assignment)
-            self._hosted[number] = HostedShard(replica, self._clock, log)
+            hosted = self._hosted[number] = HostedShard(replica, self._clock, log)
+            hosted.damage = each.damage
             self.replica_changed(replica, "recovered")
 
     def append(self, hosted: HostedShard, message: Append, entries: Iterable[Entry]) -> Appended:

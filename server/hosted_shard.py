@@ -12,6 +12,7 @@ from psedge.compression.coder import Coders
 from psedge.protocol.errors import RefusedError
 from psedge.protocol.log_entry import Entry
 from psedge.protocol.ports import Clock
+from psedge.protocol.replicas import ReplicaState
 from psedge.server.aggregation import KEPT_PAYLOADS
 from psedge.server.background import begin
 from psedge.server.published import Published, chain_begin
@@ -55,6 +56,8 @@ class HostedShard:
         self.unacknowledged = Waiters()
         #: Its log or its digest is not the primary's, or it lacks entries: an image is welcome.
         self.wants_image = False
+        #: As in `ReplicaState`.
+        self.damage = ""
         #: Another copy has taken its place, or it has none any more.
         self.retired = False
         #: Entry that a log with `group` did not take in time; -1: none.
@@ -65,6 +68,10 @@ class HostedShard:
     @property
     def shard(self) -> Shard:
         return self.replica.shard
+
+    def state(self, now: float) -> ReplicaState:
+        """As the supervisor is told."""
+        return msgspec.structs.replace(self.replica.state(now), damage=self.damage)
 
     @property
     def latest(self) -> int:

@@ -35,14 +35,17 @@ class Loss:
 
     def sentence(self, shard: int) -> str:
         """What a person needs to know."""
+        return f"the log of shard {shard} ends with entry {self.index - 1}: {self.found}"
+
+    @property
+    def found(self) -> str:
+        """What is wrong with which file, and what that costs."""
         cut = f"the {self.lost_bytes:,} bytes from there on are cut off"
         if self.after:
             entries = "1 whole entry" if self.after == 1 else f"{self.after:,} whole entries"
             cut += f", {entries} among them"
         what = self.why or f"ends in the middle of entry {self.index}"
-        return (
-            f"the log of shard {shard} ends with entry {self.index - 1}: {self.name} {what}; {cut}"
-        )
+        return f"{self.name} {what}; {cut}"
 
 
 class LogReader:

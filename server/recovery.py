@@ -20,11 +20,15 @@ from psedge.server.snapshot import Snapshot, index_of, snapshot_name
 
 @dataclass(frozen=True, slots=True)
 class Recovered:
-    """A shard as it was found on disk. entries: what came after the state in `order`."""
+    """A shard as it was found on disk. entries: what came after the state in `order`.
+
+    damage: why it certainly had more entries than these, in words; empty if it may have had none.
+    """
 
     order: ShardOrder
     arrays: dict[str, NDArray[Any]]
     entries: list[Entry]
+    damage: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +122,7 @@ async def recover(folder: LogFolder, run: str, shard: int) -> Found:
         return await _nothing(contents, shard)
     kept = sorted(index for each, index in sound if each == lineage)
     return Found(
-        Recovered(best.snapshot.order, best.arrays, entries),
+        Recovered(best.snapshot.order, best.arrays, entries, _damage(contents, reader)),
         _start(contents, reader, lineage, kept),
         _notes(contents, reader, best.index, shard),
     )
@@ -170,6 +174,16 @@ def _notes(contents: LogContents, reader: LogReader, taken: int, shard: int) -> 
     if reader.loss is not None:
         notes.append(reader.loss.sentence(shard))
     return notes
+
+
+def _damage(contents: LogContents, reader: LogReader) -> str:
+    """What shows that there were more entries than could be read."""
+    if reader.loss is not None and reader.loss.after:
+        return reader.loss.found
+    for index, why in sorted(contents.damaged.items(), reverse=True):
+        if index > reader.at.index:
+            return f"the snapshot {contents.folder.place(snapshot_name(index))} is not used ({why})"
+    return ""
 
 
 async def _nothing(contents: LogContents, shard: int) -> Found:

@@ -126,7 +126,7 @@ class Reporting(Copies):
             shards=tuple(shards),
             bytes_received=self._bytes_received,
             bytes_sent=self._bytes_sent,
-            replicas=tuple(hosted.replica.state(now) for hosted in self._hosted.values()),
+            replicas=tuple(hosted.state(now) for hosted in self._hosted.values()),
         )
 
 

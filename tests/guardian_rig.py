@@ -300,6 +300,15 @@ class GuardedRig(Rig):
                 await self.ask(messages.HEARTBEAT, beat)
             await self.turns(40)
 
+    async def attached(self, *beating: int) -> None:
+        """A supervisor that was started anew has everything back."""
+        for _ in range(30):
+            await self.pass_time(1, *beating)
+            await self.supervisor._tick()
+            if not self.supervisor.state.attaching:
+                return
+        raise AssertionError(f"it is still attaching: {self.notes}")
+
     async def until(self, condition: Callable[[], bool], *beating: int, seconds: int = 90) -> float:
         """Seconds until something has come about."""
         began = self.clock.now()

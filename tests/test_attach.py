@@ -6,15 +6,13 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from guardian_rig import GuardedRig
 from restart_rig import Life, forget
 from supervisor_rig import run
 
 from psedge.first_server import found_checkpoint
 from psedge.protocol import messages
 from psedge.protocol.errors import ConfigError
-from psedge.protocol.version import __version__
-from psedge.protocol.wire import WIRE_VERSION
-from psedge.server.service import ShardService
 from psedge.supervisor.checkpoint import CheckpointStore
 from psedge.supervisor.store import ConflictError, LeftAloneError
 
@@ -61,6 +59,42 @@ def test_only_some_of_the_servers_are_there(tmp_path: Path) -> None:
         await rig.beat(0)
         status = await rig.status()
         assert status.waiting_for == "the servers of the run: 1 of 2 there"
+        rig.die()
+
+    run(story())
+
+
+def test_who_is_missing_when_the_shards_are_there_is_said(tmp_path: Path) -> None:
+    """One server of two is dead, and the other has all shards."""
+
+    async def story() -> None:
+        rig = GuardedRig(tmp_path)
+        book = await rig.book()
+        rig.supervise(book)
+        await rig.training()
+        rig.kill(1)
+        await rig.until(lambda: rig.reign(1).primary.server == 0, 0)
+        await book.close()
+        book = await rig.book()
+        rig.supervise(book)
+        await rig.attached(0)
+        status = await rig.status()
+        assert "the supervisor is back: all shards are there; servers of the run: 1 of 2 there" in (
+            status.notes
+        )
+        await book.close()
+
+    run(story())
+
+
+def test_a_run_without_workers_says_so(tmp_path: Path) -> None:
+    async def story() -> None:
+        rig = Life(tmp_path)
+        await rig.begin()
+        assert (await rig.status()).waiting_for == ""
+        for worker in (0, 1):
+            await rig.ask(messages.LEAVE, messages.Leave(worker, 1 + worker))
+        assert (await rig.status()).waiting_for == "a worker"
         rig.die()
 
     run(story())
@@ -181,44 +215,9 @@ def test_a_run_that_has_ended_goes_by_its_checkpoint(tmp_path: Path) -> None:
         terms = [shard.term for shard in (await rig.status()).shards]
         await rig.reborn()
         status = await rig.status()
-        assert (status.phase, status.waiting_for) == ("waiting", "")
+        assert (status.phase, status.waiting_for) == ("waiting", "2 more servers")
         assert status.journal[-1].decision == "stopped"
         assert rig.supervisor.state.fleet.table.next_term(0) > terms[0]
-        rig.die()
-
-    run(story())
-
-
-def test_lost_servers_and_a_checkpoint_to_go_back_to(tmp_path: Path) -> None:
-    async def story() -> None:
-        rig = Life(tmp_path)
-        await rig.begin()
-        checkpoint = await rig.checkpoint()
-        terms = [shard.term for shard in (await rig.status()).shards]
-        for url in list(rig.network.routes):
-            if "10.0.0" in url:
-                del rig.network.routes[url]
-        await rig.reborn(checkpoint=checkpoint)
-        status = await rig.wait_for(lambda status: status.phase == "waiting")
-        assert any("goes back to the checkpoint" in note for note in status.notes)
-        assert (await rig.claim(0, 1, number=1)).state == "rejoin"
-        # New servers come, the workers join again, and terms only rise.
-        rig.services = [ShardService(rig.clock) for _ in rig.services]
-        for server in (0, 1):
-            host = f"10.0.1.{server}"
-            rig.network.routes[f"http://{host}:7700"] = rig.services[server].routes()
-            reply = await rig.ask(
-                messages.REGISTER,
-                messages.Register(__version__, WIRE_VERSION, host, 7700, 100 + server, ("none",)),
-            )
-            rig.services[server].server = reply.server
-        with pytest.raises(Exception, match="1 more of 2 workers"):
-            await rig.join("a", 11)
-        await rig.join("b", 12)
-        status = await rig.status()
-        assert status.phase == "training"
-        assert all(shard.term > term for shard, term in zip(status.shards, terms, strict=True))
-        assert [worker.name for worker in status.workers] == ["a", "b"]
         rig.die()
 
     run(story())

@@ -189,6 +189,27 @@ def test_a_power_cut_costs_no_more_than_the_time_between_syncs(seen: View, words
     assert reason.endswith(("lost", "power cut"))
 
 
+@pytest.mark.parametrize("synced", [False, True])
+@pytest.mark.parametrize(
+    ("told", "loss"),
+    [(0, "acknowledged entries may be lost"), (7, "at least 2 acknowledged entries are lost")],
+)
+def test_a_damaged_log_is_not_taken_for_a_power_cut(synced: bool, told: int, loss: str) -> None:
+    damaged = returned(0, "sealed", 5, damage="a file is damaged")
+    decision = decide(view(damaged, told=Position(1, told), durable=True, synced=synced))
+    assert decision.reason.endswith(
+        f"up to entry 5; {loss}, for its log breaks off early: a file is damaged"
+    )
+    assert not decision.certain
+
+
+def test_a_damaged_log_beside_one_that_is_whole_costs_nothing() -> None:
+    both = (returned(0, "sealed", 9), returned(1, "sealed", 5, damage="a file is damaged"))
+    decision = decide(view(*both, durable=True, synced=True))
+    assert decision.certain
+    assert decision.reason.endswith("up to entry 9")
+
+
 def test_a_copy_that_is_heard_but_does_not_answer_is_not_waited_for_for_ever() -> None:
     copies = dead(), copy(1, "sealed", 3), copy(2, "live")
     assert decide(view(*copies, sealing_seconds=SEAL_PATIENCE_SECONDS - 1)).action == "seal"

@@ -199,7 +199,7 @@ def test_a_run_whose_last_copies_are_dead_ends_with_its_reason(tmp_path: Path) -
         status = await rig.status()
         assert status.phase == "failed"
         assert "is dead: nobody listens at" in status.reason
-        assert "--resume" in status.reason
+        assert "there is no checkpoint yet, so the run has to be started anew" in status.reason
 
     run(story())
 

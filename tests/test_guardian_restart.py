@@ -101,7 +101,14 @@ def test_logs_that_come_back_from_disk_go_on_where_they_ended(tmp_path: Path) ->
             rig.kill(server)
             await rig.services[server].close()
         await rig.pass_time(5)
-        assert any("waiting for the log of servers 0, 1" in note for note in rig.notes)
+        why = "no copy is there until the log of server 0 or 1 is back"
+        await rig.pass_time(30)
+        for shard in (0, 1):
+            told = [note for note in rig.notes if note.startswith(f"shard {shard}: wait (")]
+            assert [why in note for note in told] == [True], "it is said once"
+        status = await rig.status()
+        assert status.waiting_for == f"shards 0, 1: {why}"
+        assert status.rate_samples_per_second == 0.0
         await rig.restart_with_disk(0, 100, book.identity)
         await rig.pass_time(3, 0)
         assert [rig.reign(shard).term for shard in (0, 1)] == [1, 1], "the other may have more"
@@ -116,6 +123,7 @@ def test_logs_that_come_back_from_disk_go_on_where_they_ended(tmp_path: Path) ->
             assert (copy.role, copy.term) == ("primary", reign.term)
             assert copy.at.index > end.at.index, "what was, and the beginning of the term"
             await rig.until(lambda: bool(rig.reign(shard).backups), 0, 1)  # noqa: B023
+        assert rig.supervisor.state.waits == {}
         for service in rig.services:
             await service.close()
         await book.close()
@@ -157,14 +165,25 @@ def test_a_log_whose_server_comes_back_with_another_folder_is_given_up(tmp_path:
         await rig.restart_with_disk(1, 101, identity, "other")
         await rig.pass_time(OTHER_FOLDER_SECONDS - 1, 0, 1)
         assert not any("lost" in note for note in rig.notes), "the folder may be put right"
+        assert "server 1 came back with another folder" in (await rig.status()).waiting_for
         await rig.pass_time(2, 0, 1)
         lost = [note for note in rig.notes if "shard 1: lost" in note]
         assert len(lost) == 1
-        assert "its log is gone, and shard 1 with it" in lost[0]
+        assert "its log is not back, and shard 1 with it" in lost[0]
         await rig.supervisor._tick()
         status = await rig.status()
         assert status.phase == "failed"
-        assert status.reason.endswith("continue from the last checkpoint with --resume")
+        assert "so the run has to be started anew, or, if the log lies in" in status.reason
+        await _closed(rig)
+        # The folder was only mistyped: everything is there in its place.
+        book = await rig.book()
+        rig.supervise(book)
+        for server, incarnation in ((0, 200), (1, 201)):
+            await rig.restart_with_disk(server, incarnation, identity)
+        await rig.attached(0, 1)
+        status = await rig.status()
+        assert status.phase == "training"
+        assert all("brings its log back from disk" in each.reason for each in status.journal[-2:])
         await _closed(rig)
 
     run(story())
@@ -206,5 +225,40 @@ def test_a_server_that_has_its_own_folder_again_goes_on(tmp_path: Path) -> None:
         promoted = [note for note in rig.notes if "shard 1: promote" in note]
         assert "at most the last 1 s before a power cut may be lost" in promoted[0]
         await _closed(rig)
+
+    run(story())
+
+
+def test_a_run_that_fails_names_the_checkpoint_to_continue_from(tmp_path: Path) -> None:
+    async def story() -> None:
+        rig = GuardedRig(tmp_path, replicas=1)
+        await rig.training()
+        await rig.push(samples=16)
+        await rig.beat(0)
+        keeper, state = rig.supervisor._keeper, rig.supervisor.state
+        await keeper._save(state, await keeper._gather(state))
+        rig.kill(1)
+        await rig.pass_time(5, 0)
+        await rig.supervisor._tick()
+        status = await rig.status()
+        assert status.phase == "failed"
+        at = "continue from the checkpoint at 16 samples with --resume"
+        assert status.reason.endswith(f"shard 1 with it; {at}")
+
+    run(story())
+
+
+def test_a_server_is_a_spare_only_where_no_copy_is_missing(tmp_path: Path) -> None:
+    async def story() -> None:
+        rig = GuardedRig(tmp_path)
+        await rig.training()
+        rig.services += [rig.service(), rig.service()]
+        await rig.register(2)
+        assert "server 2 at http://10.0.0.2:7700 spare: all shards are taken" in rig.notes
+        rig.kill(0)
+        rig.kill(2)
+        await rig.pass_time(4, 1)
+        await rig.register(3)
+        assert "server 3 at http://10.0.0.3:7700 joined" in rig.notes
 
     run(story())

@@ -141,6 +141,25 @@ def test_one_copy_is_what_was_asked_for() -> None:
     assert "shard 0 · shard 1 · 812 updates" in text
 
 
+def test_a_dead_server_that_is_waited_for_is_listed() -> None:
+    dead = msgspec.structs.replace(
+        STATUS.servers[1], state="dead", shards=(), copies=(CopyStatus(1, "backup", 2),)
+    )
+    servers = (STATUS.servers[0], dead, STATUS.servers[2])
+    assert "server 1 dead backup of 1" in drawn(
+        msgspec.structs.replace(STATUS, servers=servers), 80
+    )
+
+
+def test_a_start_that_waits_says_for_what_and_where_it_goes_on() -> None:
+    fresh = Status("digits", "waiting")
+    assert plain_line(fresh, History()) == "waiting: servers and workers are starting"
+    waiting = Status("digits", "waiting", waiting_for="1 more server", samples=12_345)
+    said = "waiting for 1 more server; training goes on after 12,345 samples"
+    assert plain_line(waiting, History()) == said
+    assert f" {said}" in drawn(waiting, 80)
+
+
 def test_a_supervisor_that_waits_for_its_servers_says_so() -> None:
     waiting = msgspec.structs.replace(STATUS, waiting_for="the servers of the run: 1 of 2 there")
     assert plain_line(waiting, History()) == "waiting for the servers of the run: 1 of 2 there"

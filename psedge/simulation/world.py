@@ -349,9 +349,7 @@ class World:
             return
         if supervisor.state.stop_reason is not None:
             return
-        latest = {event.subject: event for event in supervisor.state.journal.latest(100)}
-        waits = any(event.decision == "wait" for event in latest.values())
-        if waits:
+        if supervisor.state.waits:
             self.trace.record("operator", self.first.name, "gives lost logs up", notable=True)
             self._giving_up = True
             supervisor.request_stop("stopped by Ctrl-C")

@@ -14,8 +14,9 @@ from psedge.supervisor.roster import Roster
 from psedge.supervisor.run_state import RunState
 from psedge.supervisor.start import go_back
 from psedge.supervisor.store import LeftAloneError
+from psedge.supervisor.waiting import servers_there, waiting_for_servers
 
-#: Between two notes that say what is still waited for.
+#: What is still waited for after so long is worth a note, once.
 TELL_SECONDS = 10.0
 #: Who asks for the end meanwhile waits so long for the servers, which have the model.
 STOP_SECONDS = 5.0
@@ -32,7 +33,8 @@ class Attachment:
         self._keeper = keeper
         self._clock = clock
         self._begun = False
-        self._told_at = clock.now()
+        self._began_at = clock.now()
+        self._told = ""
         self._stop_at: float | None = None
 
     async def tick(self) -> None:
@@ -48,7 +50,7 @@ class Attachment:
             self._begun = True
             await self._keeper.attach(state)
             if state.setup.from_checkpoint:
-                self._give_up()
+                await self._give_up()
                 return
         waiting_for = waiting_for_servers(state)
         if waiting_for:
@@ -61,13 +63,13 @@ class Attachment:
             await self._settle_leavers()
             state.attaching = False
             self._keeper.attached(state, went_on=self._went_on())
-            state.note("the supervisor is back: all servers of the run are there")
+            state.note(f"the supervisor is back: {_who_is_there(state)}")
             self._roster.announce()
 
-    def _give_up(self) -> None:
+    async def _give_up(self) -> None:
         """What the servers hold is not wanted any more: that of some of them is lost."""
         why = "the servers of the run are given up, as --from-checkpoint asks"
-        failure = go_back(self._state, why, self._keeper.samples_recorded)
+        failure = await go_back(self._state, why, self._keeper.samples_recorded)
         if failure:
             raise TrainingError(failure)
         self._roster.announce()
@@ -83,8 +85,8 @@ class Attachment:
                     "left as it is; start the supervisor again with --resume, or, to go on from "
                     "the last checkpoint without it, with --resume --from-checkpoint"
                 )
-        if now - self._told_at >= TELL_SECONDS:
-            self._told_at = now
+        if now - self._began_at >= TELL_SECONDS and waiting_for != self._told:
+            self._told = waiting_for
             state.note(f"waiting for {waiting_for}; {_WAY_OUT}")
 
     def _went_on(self) -> bool:
@@ -109,16 +111,7 @@ class Attachment:
         await state.save_plan()
 
 
-def waiting_for_servers(state: RunState) -> str:
-    """Who is missing while a supervisor attaches, in words; empty once all shards are there."""
-    if not state.attaching:
-        return ""
-    shards = state.fleet.shards()
-    there = {report.shard for report in state.fleet.shard_reports()}
-    if there.issuperset(shards):
-        return ""
-    holders = [entry for entry in state.fleet.servers if state.fleet.table.held_by(entry.server)]
-    present = sum(entry.attached and not entry.dead for entry in holders)
-    if present == len(holders):
-        return "the servers of the run to say how far they are"
-    return f"the servers of the run: {present} of {len(holders)} there"
+def _who_is_there(state: RunState) -> str:
+    if not state.missing_servers():
+        return "all servers of the run are there"
+    return f"all shards are there; servers of the run: {servers_there(state)}"

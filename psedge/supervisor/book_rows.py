@@ -52,10 +52,15 @@ class Origin(msgspec.Struct, frozen=True):
         return self.file == other.file or (self.machine, self.path) == (other.machine, other.path)
 
 
+#: How training has ended that was given up for its checkpoint.
+GONE_BACK = "gone back"
+
+
 class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     """What training was started with, and how far its life has come.
 
-    ended: how the run has ended; empty while it trains. config: as JSON types.
+    ended: how the run, or this training of it, has ended; empty while it goes on. config: as JSON
+    types.
     seconds: of training before `started_at`, which is in seconds since 1970.
     bytes_before: pushed and pulled by then. resumed_samples: where it went on from, if it did.
     assignments: the shards as their servers have them.

@@ -32,15 +32,19 @@ class Copy:
 
     holder: server that has this log now; another one after a restart.
     stopped: the member's own process is proven dead, so it acknowledges nothing any more.
-    at: its latest entry, once sealed. silence: seconds since the holder was heard.
+    displaced: where it was, a server with another folder has come in.
+    at: its latest entry, once sealed. silence: seconds since the holder was heard. damage: why the
+    log that it was read from breaks off early, in words.
     """
 
     server: int
     fate: Fate
     holder: int
     stopped: bool = False
+    displaced: bool = False
     at: Position = _NOWHERE
     silence: float = 0.0
+    damage: str = ""
 
     @property
     def returned(self) -> bool:
@@ -137,7 +141,7 @@ def _promotion(view: View) -> Decision:
     else:
         reason += f" has the most of its log, up to entry {best.at.index}"
     if lost or not certain:
-        reason += _loss(view, lost)
+        reason += _loss(view, best, lost)
     return Decision(
         "promote",
         reason,
@@ -149,12 +153,15 @@ def _promotion(view: View) -> Decision:
     )
 
 
-def _loss(view: View, lost: int) -> str:
-    """What a promotion costs, or may cost, in words.
+def _loss(view: View, best: Copy, lost: int) -> str:
+    """What the promotion of `best` costs, or may cost, in words.
 
     lost: entries of which that is certain.
     """
     found = f"at least {lost} acknowledged entries are lost" if lost else ""
+    if best.damage:
+        loss = found or "acknowledged entries may be lost"
+        return f"; {loss}, for its log breaks off early: {best.damage}"
     if view.durable and not view.synced and _has_everything(view, synced=True):
         # A process that is killed takes nothing with it: only a power cut does.
         span = f"the last {view.sync_seconds:g} s before a power cut"
@@ -169,7 +176,7 @@ def _has_everything(view: View, *, synced: bool) -> bool:
     """
 
     def intact(copy: Copy) -> bool:
-        return copy.fate == "sealed" and (not copy.returned or synced)
+        return copy.fate == "sealed" and (not copy.returned or (synced and not copy.damage))
 
     backups = [intact(copy) for copy in view.backups]
     if intact(view.primary):
@@ -187,16 +194,19 @@ def _without_a_copy(view: View) -> Decision:
         return Decision("seal", f"{view.evidence}; asking {_names(live)}", shard)
     on_disk = [copy for copy in view.copies if copy.fate != "gone"]
     if view.durable and on_disk:
-        return Decision(
-            "await",
-            f"no copy of shard {shard} is there; waiting for the log of {_names(on_disk)}",
-            shard,
-        )
+        reason = f"no copy is there until the log of {_either(on_disk)} is back"
+        displaced = sorted((copy for copy in on_disk if copy.displaced), key=lambda c: c.holder)
+        if displaced:
+            reason += (
+                f"; {_names(displaced)} came back with another folder: name the one with the log "
+                "in --store within a minute"
+            )
+        return Decision("await", reason, shard)
     silent = [copy for copy in view.copies if copy.fate == "silent"]
     hopeful = [copy for copy in silent if copy.silence <= view.lost_after]
     if hopeful:
         return Decision("wait", f"the last copies, {_names(hopeful)}, are silent", shard)
-    reason = f"{view.evidence}, its log is gone" if view.durable else view.evidence
+    reason = f"{view.evidence}, its log is not back" if view.durable else view.evidence
     return Decision("lost", reason, shard, view.primary.server)
 
 
@@ -212,3 +222,7 @@ def _why_waiting(view: View, missing: list[Copy]) -> str:
 def _names(copies: list[Copy] | tuple[Copy, ...]) -> str:
     numbers = ", ".join(str(copy.holder) for copy in copies)
     return f"server {numbers}" if len(copies) == 1 else f"servers {numbers}"
+
+
+def _either(copies: list[Copy]) -> str:
+    return f"server {' or '.join(map(str, sorted(copy.holder for copy in copies)))}"

@@ -31,8 +31,6 @@ Note = Callable[[str, str, str, str], None]
 PROBE_BEATS = 2.5
 #: Between two questions to the same copy whether it seals itself.
 SEAL_PAUSE_SECONDS = 0.5
-#: Between two lines that tell people what is waited for.
-REMINDER_SECONDS = 10.0
 #: What people may do who do not want to wait for a log.
 _WAY_OUT = "stop the supervisor and start it with --resume --from-checkpoint to give it up"
 #: The supervisor itself was away if it has done nothing for so many beats, and for so long.
@@ -75,7 +73,8 @@ class Guardian:
         self._busy: dict[int, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._probed_at: dict[int, float] = {}
-        self._reminded_at: dict[int, float] = {}
+        #: What people have been told of each shard that waits.
+        self._told: dict[int, set[str]] = {}
         self._mourned: set[int] = set()
         self._lost: set[int] = set()
 
@@ -118,6 +117,7 @@ class Guardian:
         if self._state.ended or self.failure is not None or not self._fleet.assigned:
             self._sealings.clear()
             self._lost.clear()
+            self._state.waits.clear()
             return
         for shard in self._fleet.shards():
             if shard not in self._busy:
@@ -174,6 +174,10 @@ class Guardian:
             self._begin(shard, self._reserve(shard))
             return
         decision = decide(view)
+        if decision.action not in ("wait", "await"):
+            self._state.waits.pop(shard, None)
+            if decision.action != "seal":
+                self._told.pop(shard, None)
         if decision.action == "keep":
             self._lost.discard(shard)
             work = self._keeper.due(view.reign, now)
@@ -189,7 +193,7 @@ class Guardian:
             self._give_up(view, decision)
         else:
             self._seal(view, now)
-            self._remind(decision, now)
+            self._tell(decision)
 
     async def _reserve(self, shard: int) -> None:
         """End a reign: from here on there is no way back to it."""
@@ -296,17 +300,21 @@ class Guardian:
             return
         self._lost.add(shard)
         entry = self._fleet.servers[view.reign.primary.server]
-        shards = ", ".join(str(each) for each in sorted({shard, *entry.shards}))
-        reason = f"{decision.reason}, and shard {shards} with it"
+        shards = sorted({shard, *entry.shards})
+        which = "shard" if len(shards) == 1 else "shards"
+        reason = f"{decision.reason}, and {which} {', '.join(map(str, shards))} with it"
         self._note("shard", f"shard {shard}", "lost", reason)
         self._on_lost(shard, reason)
 
-    def _remind(self, decision: Decision, now: float) -> None:
-        last = self._reminded_at.get(decision.shard)
-        if last is None or now - last >= REMINDER_SECONDS:
-            self._reminded_at[decision.shard] = now
+    def _tell(self, decision: Decision) -> None:
+        """What a shard waits for: in the status as long as it does, in the journal once."""
+        shard, reason = decision.shard, decision.reason
+        self._state.waits[shard] = reason
+        told = self._told.setdefault(shard, set())
+        if reason not in told:
+            told.add(reason)
             way_out = f"; {_WAY_OUT}" if decision.action == "await" else ""
-            self._note("shard", f"shard {decision.shard}", "wait", f"{decision.reason}{way_out}")
+            self._note("shard", f"shard {shard}", "wait", f"{reason}{way_out}")
 
     def _probe_if_silent(self, entry: ServerEntry, now: float) -> None:
         silent = entry.detector.silence(now) > PROBE_BEATS * self._beat

@@ -42,6 +42,8 @@ class Keeper:
         self.best_accuracy: float | None = None
         #: As the shards held it when it was last gathered.
         self.model: ModelState | None = None
+        #: Samples of the checkpoint that was written last; None: there is none.
+        self.checkpointed: int | None = None
         #: The data plan as it was then.
         self._plan: PlanState | None = None
         self._setup = setup
@@ -213,7 +215,10 @@ class Keeper:
             await self._evaluate(state, model)
 
     async def _save(self, state: RunState, model: ModelState) -> bool:
-        return await self._store.save(self._meta(state, model), model.arrays())
+        saved = await self._store.save(self._meta(state, model), model.arrays())
+        if saved:
+            self.checkpointed = model.samples_seen()
+        return saved
 
     async def _evaluate(self, state: RunState, model: ModelState) -> None:
         """Measure, unless nothing has changed since the last time."""
@@ -319,6 +324,7 @@ class Keeper:
     def _take_up_checkpoint(self) -> None:
         checkpoint = self._setup.checkpoint
         if checkpoint is not None:
+            self.checkpointed = checkpoint.meta.samples
             figures = checkpoint.meta.figures
             self._seconds_before = float(figures.get("seconds", 0.0))
             self.best_accuracy = figures.get("best_accuracy")

@@ -19,7 +19,7 @@ from psedge.protocol.status import ENDED, Event, Phase
 from psedge.server.optimizer_settings import sync_settings
 from psedge.server.schedule import factor
 from psedge.supervisor.book import Book
-from psedge.supervisor.book_rows import RunRecord
+from psedge.supervisor.book_rows import GONE_BACK, RunRecord
 from psedge.supervisor.data_plan import DataPlan, PlanChanges
 from psedge.supervisor.figures import Figures, figures_of
 from psedge.supervisor.fleet import Fleet
@@ -64,6 +64,10 @@ class RunState:
         self.stop_phase: Phase = "stopped"
         #: A supervisor that was started anew has yet to hear from all servers of the run.
         self.attaching = False
+        #: It has failed for want of logs that may still be found: the next supervisor looks.
+        self.resumable = False
+        #: Why shards stand still, by shard, while their copies are waited for.
+        self.waits: dict[int, str] = {}
         cluster, replication = self.experiment.cluster, self.experiment.replication
         self.fleet = Fleet(transport, token, self.note, cluster, replication)
         self.fleet.decrees.book = book
@@ -276,8 +280,16 @@ class RunState:
         entries = self._unsaved(members.entries())
         await self.book.begin(record, members.revision, entries, changes)
 
+    async def save_gone_back(self) -> None:
+        """What the servers hold counts no more, whatever becomes of this supervisor."""
+        if self.book is not None and self.record is not None:
+            self.record = msgspec.structs.replace(self.record, ended=GONE_BACK)
+            await self.book.save_run(self.record)
+
     async def save_end(self) -> None:
         """So that whoever continues this run later goes by its checkpoint."""
+        if self.resumable:
+            return
         if self.book is not None and self.record is not None and self.ended:
             self.record = msgspec.structs.replace(self.record, ended=self.phase)
             await self.book.save_run(self.record)

@@ -17,7 +17,7 @@ from psedge.protocol.shards import ServerReport
 from psedge.supervisor.guardian import Guardian
 from psedge.supervisor.roster import Roster
 from psedge.supervisor.run_state import RunState
-from psedge.supervisor.server_list import url_of
+from psedge.supervisor.server_list import ServerEntry, url_of
 from psedge.supervisor.set_keeper import SetKeeper
 from psedge.supervisor.versions import require_same_wire
 
@@ -59,7 +59,7 @@ class ServerDesk:
         if is_new:
             await fleet.decrees.save()
             if entry.incarnation != fleet.beside:
-                role = "spare: all shards are taken" if fleet.assigned else "joined"
+                role = "spare: all shards are taken" if self._is_spare(entry) else "joined"
                 self._state.note(f"server {entry.server} at {entry.url} {role}")
             self._state.decided("server", f"server {entry.server}", "join", f"from {entry.url}")
         self._guardian.wake()
@@ -91,6 +91,16 @@ class ServerDesk:
         reign = await self._keeper.change(message)
         self._guardian.wake()
         return answer(reign)
+
+    def _is_spare(self, entry: ServerEntry) -> bool:
+        """Whether each shard has as many copies as it is to have, and none of them is here."""
+        fleet = self._fleet
+        there = {each.server for each in fleet.list.live()}
+        copies = [
+            sum(peer.server in there for peer in (reign.primary, *reign.backups, *reign.learners))
+            for reign in fleet.table.reigns()
+        ]
+        return fleet.assigned and not entry.keeps and min(copies) >= fleet.replication.replicas
 
     @property
     def _identity(self) -> str:

@@ -182,7 +182,7 @@ class Supervisor:
         await self._roster.expire()
         if self._lost is not None:
             lost, self._lost = self._lost, None
-            failure = self._consequence(lost)
+            failure = await self._consequence(lost)
             if failure:
                 await self._end("failed", failure)
             return
@@ -216,12 +216,24 @@ class Supervisor:
             self._lost = reason
             self._roster.announce()
 
-    def _consequence(self, lost: str) -> str:
+    async def _consequence(self, lost: str) -> str:
         """Why the run has ended with the shard. A supervisor that was started anew and finds its
         servers gone goes back to the checkpoint instead, and nothing is returned."""
-        if self.state.attaching:
-            return go_back(self.state, lost, self._keeper.samples_recorded)
-        return f"{lost}; continue from the last checkpoint with --resume"
+        state = self.state
+        if state.attaching:
+            return await go_back(state, lost, self._keeper.samples_recorded)
+        samples = self._keeper.checkpointed
+        way = "there is no checkpoint yet, so the run has to be started anew"
+        if samples is not None:
+            way = f"continue from the checkpoint at {samples:,} samples with --resume"
+        if state.experiment.durability.log == "off" or state.book is None:
+            return f"{lost}; {way}"
+        state.resumable = True
+        return (
+            f"{lost}; {way}{'' if samples is None else ' --from-checkpoint'}, or, if the log lies "
+            "in another folder, start the supervisor with --resume and each server with the "
+            "--store that has its log"
+        )
 
     def _decreed(self, decision: Decision) -> None:
         """Who holds a shard has been decided. Where it begins is no news for people."""

@@ -93,7 +93,7 @@ def _copy_of(
     now: float,
 ) -> Copy:
     """The member itself, or whoever has read its log from its disk since."""
-    holder, is_gone = entry, False
+    holder, is_gone, displaced = entry, False, 0.0
     if entry.dead and durable:
         heir = servers.successor(entry)
         if heir is not None and shard in heir.keeps:
@@ -102,15 +102,19 @@ def _copy_of(
             # It has read the folder in vain.
             is_gone = heir.attached
         elif entry.store:
-            is_gone = servers.displaced_seconds(entry, now) >= OTHER_FOLDER_SECONDS
+            displaced = servers.displaced_seconds(entry, now)
+            is_gone = displaced >= OTHER_FOLDER_SECONDS
     at = None if sealing is None else sealing.sealed.get(holder.server)
+    read = holder.keeps.get(shard) if holder is not entry else None
     return Copy(
         entry.server,
         "gone" if is_gone else _fate_of(shard, holder, sealing, durable, now),
         holder.server,
         stopped=entry.gone,
+        displaced=displaced > 0,
         at=Position() if at is None else at,
         silence=holder.detector.silence(now),
+        damage="" if read is None else read.damage,
     )
 
 

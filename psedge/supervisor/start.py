@@ -13,7 +13,7 @@ from psedge.config import Experiment
 from psedge.protocol.errors import UserError
 from psedge.protocol.shards import Assignment, LogSettings, ScheduleSettings
 from psedge.server.optimizer_settings import schedule_settings, shard_settings
-from psedge.supervisor.book_rows import BookState, RunRecord
+from psedge.supervisor.book_rows import GONE_BACK, BookState, RunRecord
 from psedge.supervisor.checkpoint import Checkpoint
 from psedge.supervisor.data_plan import DataPlan
 from psedge.supervisor.membership import Membership, MembershipState
@@ -82,7 +82,7 @@ async def start(state: RunState, now: float, timestamp: float, recorded: int) ->
     state.phase, state.started_at = "training", now
 
 
-def go_back(state: RunState, why: str, samples: int) -> str:
+async def go_back(state: RunState, why: str, samples: int) -> str:
     """Give up what the servers had, and wait for training to begin again from the checkpoint.
 
     Everyone has to join again. samples: visited when that was last put on record.
@@ -91,6 +91,9 @@ def go_back(state: RunState, why: str, samples: int) -> str:
     checkpoint = state.setup.checkpoint
     if checkpoint is None:
         return f"{why}; there is no checkpoint yet, so the run has to be started anew"
+    # First of all: a supervisor that follows this one must not take shards that are being handed
+    # out anew for those of the training that is given up.
+    await state.save_gone_back()
     members = state.membership.export()
     state.wait_anew()
     state.fleet.forget()
@@ -125,7 +128,8 @@ def _lost_work(state: RunState, samples: int) -> str:
     samples: on record behind the checkpoint.
     """
     kept = state.book.restored() if state.book is not None else None
-    if kept is not None and kept.training:
+    gone_back = kept is not None and kept.record is not None and kept.record.ended == GONE_BACK
+    if kept is not None and (kept.training or gone_back):
         return ""
     if samples > 0:
         return f"the work of at least {samples:,} samples"

@@ -8,12 +8,12 @@ from typing import Literal
 
 from psedge.protocol.shards import Progress
 from psedge.protocol.status import CopyStatus, ServerStatus, ShardStatus, Status, WorkerStatus
-from psedge.supervisor.attach import waiting_for_servers
 from psedge.supervisor.decrees import holders_of
 from psedge.supervisor.keeper import Keeper
 from psedge.supervisor.membership import WorkerEntry
 from psedge.supervisor.run_state import RunState
 from psedge.supervisor.server_list import ServerEntry
+from psedge.supervisor.waiting import waiting_for
 
 #: Events of the journal that a status shows.
 EVENTS_SHOWN = 50
@@ -42,7 +42,7 @@ def status_of(state: RunState, keeper: Keeper, now: float, *, rows: bool = True)
         epoch=min(int(state.epochs_done()) + 1, epochs) if epochs else 0,
         epochs=epochs,
         epochs_done=state.epochs_done(),
-        samples=figures.samples_seen,
+        samples=_samples(state, figures.samples_seen),
         samples_applied=figures.samples_applied,
         samples_total=total,
         rate_samples_per_second=_rate(state, keeper, figures.samples_applied, now),
@@ -60,7 +60,7 @@ def status_of(state: RunState, keeper: Keeper, now: float, *, rows: bool = True)
         shards=_shard_statuses(state),
         notes=tuple(state.notes),
         journal=state.journal.latest(EVENTS_SHOWN),
-        waiting_for=waiting_for_servers(state),
+        waiting_for=waiting_for(state),
         process=state.setup.process,
         machine=state.setup.machine,
     )
@@ -71,10 +71,16 @@ def _shown(state: RunState) -> list[ServerEntry]:
     return state.fleet.list.lasting(holders_of(state.fleet.table.reigns()))
 
 
+def _samples(state: RunState, seen: int) -> int:
+    """Before training has begun, those of the checkpoint that it will go on from."""
+    checkpoint = state.setup.checkpoint
+    return seen if checkpoint is None or state.record is not None else checkpoint.meta.samples
+
+
 def _rate(state: RunState, keeper: Keeper, applied: int, now: float) -> float:
     """Of the last seconds while training goes on, of all of it once it has ended."""
     if not state.ended:
-        return keeper.rate() if state.phase == "training" else 0.0
+        return keeper.rate() if state.phase == "training" and not state.waits else 0.0
     seconds = keeper.seconds(state, now)
     return applied / seconds if seconds > 0 else 0.0
 

@@ -17,7 +17,7 @@ _ADDRESS_WIDTH = 92
 def server_lines(status: Status, width: int) -> Padding:
     """The servers one after the other, as many a line as fit; of the dead, who is still missed."""
     replicated = any(shard.wanted for shard in status.shards)
-    servers = [server for server in status.servers if server.state != "dead" or server.shards]
+    servers = [server for server in status.servers if server.state != "dead" or _is_missed(server)]
     entries = [_server(server, width >= _ADDRESS_WIDTH, replicated) for server in servers]
     column = max((entry.cell_len for entry in entries), default=0) + 3
     each = max(1, min(len(entries), (width - 1) // column))
@@ -34,6 +34,11 @@ def unbacked_line(status: Status) -> Text | None:
         return None
     which = f"shard {alone[0]} has" if len(alone) == 1 else f"shards {', '.join(alone)} have"
     return Text(f" {which} no backup", style="yellow")
+
+
+def _is_missed(server: ServerStatus) -> bool:
+    """Of the dead, those that nobody has replaced."""
+    return bool(server.shards) or any(copy.role != "learner" for copy in server.copies)
 
 
 def _server(server: ServerStatus, with_address: bool, replicated: bool) -> Text:

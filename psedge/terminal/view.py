@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from rich.console import Console, ConsoleOptions, RenderResult
+from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -128,7 +129,8 @@ def render(
 def plain_line(status: Status, history: History) -> str:
     """The same in one line of text, for logs and pipes."""
     if status.phase == "waiting":
-        return f"waiting: {status.reason or 'servers and workers are starting'}"
+        beginning = _beginning(status)
+        return beginning if status.waiting_for else f"waiting: {beginning}"
     if status.waiting_for:
         return f"waiting for {status.waiting_for}"
     parts = [status.phase if status.phase != "training" else f"{figures.duration(status.seconds)}"]
@@ -164,12 +166,22 @@ def _header(status: Status, width: int) -> Table:
     return grid
 
 
+def _beginning(status: Status) -> str:
+    """What the start waits for, and where it goes on from."""
+    what = status.reason or "servers and workers are starting"
+    if status.waiting_for:
+        what = f"waiting for {status.waiting_for}"
+    if status.samples:
+        what += f"; training goes on after {figures.count(status.samples)} samples"
+    return what
+
+
 def _progress(status: Status, history: History, width: int) -> RenderResult:
     if status.phase == "waiting":
-        yield Text(f" {status.reason or 'servers and workers are starting'}", style="yellow")
+        yield _indented(_beginning(status), "yellow")
         return
     if status.waiting_for:
-        yield Text(f" waiting for {status.waiting_for}", style="yellow")
+        yield _indented(f"waiting for {status.waiting_for}", "yellow")
     grid = Table.grid(padding=(0, 1))
     label = f" epoch {status.epoch} of {status.epochs}" if status.epochs else " training"
     share = status.samples / status.samples_total if status.samples_total else None
@@ -196,7 +208,12 @@ def _progress(status: Status, history: History, width: int) -> RenderResult:
         facts.append(f"{figures.duration(left)} left")
     yield Text(" " + " · ".join(facts), style="dim")
     if status.reason:
-        yield Text(f" {status.reason}", style=_PHASE_STYLE[status.phase])
+        yield _indented(status.reason, _PHASE_STYLE[status.phase])
+
+
+def _indented(text: str, style: str) -> Padding:
+    """Over as many lines as it takes, none of which begins in the first column."""
+    return Padding(Text(text, style=style), (0, 0, 0, 1))
 
 
 def _curves(status: Status, history: History, width: int) -> Table:
