@@ -18,8 +18,8 @@ from rich.console import Console
 
 from psedge.chaos import hands, processes
 from psedge.chaos.hands import Hands
-from psedge.chaos.judge import Judge, Stall
-from psedge.chaos.report import Recovery, verdict
+from psedge.chaos.judge import Judge, Recovery, Stall
+from psedge.chaos.report import Struck, verdict
 from psedge.chaos.restart import arguments_again
 from psedge.chaos.strikes import FAULTS, ROLES, SECONDS, Strike, draw_strikes
 from psedge.chaos.targets import census, is_whole, targets_of
@@ -96,6 +96,25 @@ def test_whole_is_as_many_as_before_and_the_one_that_was_struck() -> None:
     assert not is_whole(status(workers=()), best)
     assert not is_whole(status(shards=(ShardStatus(0, 2, 1), ShardStatus(1, 1, 1, (0,)))), best)
     assert not is_whole(status(servers=status().servers[:1]), best)
+
+
+def test_a_worker_that_is_back_has_to_make_a_step() -> None:
+    """As one that sleeps on after SIGCONT, while all others wait for it at the gate."""
+
+    def seen(pushes: int, steps: int, state: str = "alive") -> Status:
+        pi = WorkerStatus("pi", state, steps=steps, process=103, machine="pc")  # type: ignore[arg-type]
+        return status(pushes_applied=pushes, workers=(pi,))
+
+    stuck = Recovery(census(status()), 103, 0, progress=10)
+    assert [stuck.observe(seen(10, 4)) for _ in range(3)] == [False] * 3
+    assert stuck.is_there
+    assert not stuck.observe(seen(11, 4)), "that was somebody else"
+    assert stuck.observe(seen(11, 5))
+    done = Recovery(census(status()), 103, 0, progress=10)
+    assert done.observe(seen(11, 4, "idle")), "there is nothing left for it"
+    missing = Recovery(census(status()), 0, 101, progress=10)
+    assert not missing.observe(seen(12, 5))
+    assert not missing.is_there
 
 
 def judged(*seen: Status) -> list[str]:
@@ -200,15 +219,21 @@ def test_the_others_come_back_as_they_were(arguments: list[str]) -> None:
 
 def test_the_verdict_names_everything(capsys: pytest.CaptureFixture[str]) -> None:
     console = Console(width=100)
-    recoveries = [Recovery("kill", "worker pi", 1.25, 3.5), Recovery("pause", "server 1", 9, None)]
-    for part in verdict(recoveries, ["samples went back"], ["4 are lost"], status()):
+    strikes = [Struck("kill", "worker pi", 1.25, 3.5), Struck("pause", "server 1", 9, None)]
+    for part in verdict(strikes, ["samples went back"], ["4 are lost"], status()):
         console.print(part)
     text = capsys.readouterr().out
     for said in ("worker pi", "1.2 s", "3.5 s", "never", "samples went back", "4 are lost"):
         assert said in text
-    for part in verdict(recoveries[:1], [], [], status(phase="finished", samples=1000)):
+    for part in verdict(strikes[:1], [], [], status(phase="finished", samples=1000)):
         console.print(part)
     assert "survived 1 strike: the run has finished, 1,000 of 1,000" in capsys.readouterr().out
+    for part in verdict([Struck("kill", "server 1", 1, None, "stopped")], [], [], status()):
+        console.print(part)
+    assert "1.0 s           stopped" in capsys.readouterr().out
+    for part in verdict([], [], [], None):
+        console.print(part)
+    assert capsys.readouterr().out.split() == ["nobody", "was", "struck"]
 
 
 @pytest.fixture
@@ -281,6 +306,8 @@ def test_nobody_is_started_for_a_run_that_has_ended(
         if over:
             assert (there, told) == (0, [])
             return
+        # For a moment after its start the kernel does not say with what arguments that was.
+        await asyncio.to_thread(until, lambda: processes.look_up(there), "it is to be seen")
         again = processes.look_up(there)
         assert again is not None
         await ours.farewell()

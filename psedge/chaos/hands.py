@@ -57,13 +57,14 @@ class Hands:
         told: is given a word and a sentence when something is mended.
         Raises OSError when a killed process cannot be started again.
         """
+        began = self._clock.now()
         if fault == "kill":
             return await self._kill(running, seconds, told)
         if fault == "pause":
             await self._stand_still(running, seconds)
         else:
             await self._run_in_bursts(running, seconds)
-        told("continue", f"process {running.pid}, after {seconds:g} s")
+        told("continue", f"process {running.pid}, after {self._clock.now() - began:.1f} s")
         return running.pid
 
     def reap(self) -> None:
@@ -84,6 +85,7 @@ class Hands:
         self, running: Running, seconds: float, told: Callable[[str, str], None]
     ) -> int:
         child, is_ours = None, not is_started_by_parent(running)
+        began = self._clock.now()
         processes.send(running, signal.SIGKILL)
         try:
             while processes.is_alive(running):
@@ -95,7 +97,7 @@ class Hands:
                 child = self._start(running)
         if child is None:
             return 0
-        told("restart", f"as process {child.pid}, after {seconds:g} s")
+        told("restart", f"as process {child.pid}, after {self._clock.now() - began:.1f} s")
         return child.pid
 
     def _start(self, running: Running) -> subprocess.Popen[bytes]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 
+from psedge.chaos.targets import Census, is_whole
 from psedge.protocol.status import ShardStatus, Status
 
 #: After a fault is over, everybody must have a place again within so many seconds.
@@ -38,6 +39,41 @@ class Stall:
         self._blind = False
 
 
+class Recovery:
+    """Whether the cluster has come back from a strike: everybody has a place, and pushes count.
+
+    best: how many there were when it was at its best. process: of whom was struck, as it is after
+    the strike; 0: of nobody in particular. gone: of whom nobody is to be seen any more.
+    progress: when the strike was over.
+    """
+
+    def __init__(self, best: Census, process: int, gone: int, progress: int) -> None:
+        self.is_there = False
+        self._best = best
+        self._process = process
+        self._gone = gone
+        self._progress = progress
+        self._steps: int | None = None
+
+    def observe(self, status: Status) -> bool:
+        """status: of a moment after the strike; each is shown once."""
+        progress = progress_of(status)
+        # What is reported lost takes counts back.
+        self._progress = min(self._progress, progress)
+        went_on = self._went_on(status)
+        self.is_there = is_whole(status, self._best, self._process, self._gone)
+        return self.is_there and went_on and progress > self._progress
+
+    def _went_on(self, status: Status) -> bool:
+        """A worker that was struck has made a step of its own since, or has nothing to do."""
+        for worker in status.workers:
+            if self._process and worker.process == self._process:
+                if self._steps is None:
+                    self._steps = worker.steps
+                return worker.state == "idle" or worker.steps > self._steps
+        return True
+
+
 class Judge:
     """Compares every status with those before it.
 
@@ -61,11 +97,11 @@ class Judge:
                 if _reports_loss(note):
                     self.losses.append(note)
         before = self.latest
-        if before is None or _has_heard(status):
+        if before is None or has_heard(status):
             self.latest = status
         if status.phase == "failed" and (before is None or before.phase != "failed"):
             self.violated(f"the run failed: {status.reason}")
-        if before is not None and _has_heard(status):
+        if before is not None and has_heard(status):
             self._never_back(before, status)
         for shard in status.shards:
             self._reigns(shard)
@@ -125,7 +161,7 @@ def progress_of(status: Status) -> int:
     return status.pushes_applied + status.pushes_refused
 
 
-def _has_heard(status: Status) -> bool:
+def has_heard(status: Status) -> bool:
     """Whether all servers have reported to this supervisor, which may have just been started."""
     return all(server.process for server in status.servers if server.state == "alive")
 

@@ -27,25 +27,25 @@ _STYLES = {
 
 
 @dataclass(frozen=True, slots=True)
-class Recovery:
+class Struck:
     """What became of a strike.
 
     stall_seconds: the longest time in which no push was counted, from the strike until all was
-    whole, as far as the supervisor answered. whole_seconds: until everybody had a place again;
-    None: that was never seen, because the run was `over` before or it took too long.
+    whole, as far as the supervisor answered. whole_seconds: until everybody had a place again and
+    pushes counted; None: that was never seen, for it took too long, or for what `cut_short` says.
     """
 
     fault: str
     target: str
     stall_seconds: float
     whole_seconds: float | None
-    over: bool = False
+    cut_short: str = ""
 
     @property
     def whole(self) -> str:
         """For people."""
         if self.whole_seconds is None:
-            return "run over" if self.over else "never"
+            return self.cut_short or "never"
         return f"{self.whole_seconds:.1f} s"
 
 
@@ -82,33 +82,34 @@ class Teller:
 
 
 def verdict(
-    recoveries: Sequence[Recovery],
+    strikes: Sequence[Struck],
     violations: Sequence[str],
     losses: Sequence[str],
     status: Status | None,
 ) -> list[Table | Text]:
     """The last page: what was done, how long each took to mend, and whether all promises held."""
     page: list[Table | Text] = [Text()]
-    if recoveries:
-        page += [_table(recoveries), Text()]
-    struck = figures.plural(len(recoveries), "strike")
+    if strikes:
+        page += [_table(strikes), Text()]
+    struck = figures.plural(len(strikes), "strike")
     page += [Text(f"  reported loss: {loss}", style="yellow") for loss in losses]
     if violations:
         broken = figures.plural(len(violations), "promise")
         page.append(Text(f"broken: {broken} after {struck}", style="bold red"))
         page += [Text(f"  {violation}", style="red") for violation in violations]
         return page
-    page.append(Text.assemble((f"survived {struck}", "bold green"), _end(status)))
+    what = f"survived {struck}" if strikes else "nobody was struck"
+    page.append(Text.assemble((what, "bold green" if strikes else "bold"), _end(status)))
     return page
 
 
-def _table(recoveries: Sequence[Recovery]) -> Table:
+def _table(strikes: Sequence[Struck]) -> Table:
     table = Table(box=None, padding=(0, 3, 0, 0), header_style="dim")
     table.add_column("fault", no_wrap=True)
     table.add_column("struck", no_wrap=True, overflow="ellipsis")
     table.add_column("no push for", justify="right", no_wrap=True)
     table.add_column("all whole after", justify="right", no_wrap=True)
-    for each in recoveries:
+    for each in strikes:
         table.add_row(
             Text(each.fault, style=_STYLES.get(each.fault, "")),
             each.target,
@@ -132,6 +133,8 @@ def _end(status: Status | None) -> str:
 def _line(status: Status | None) -> str:
     if status is None:
         return "the supervisor does not answer"
+    if status.phase == "waiting" and status.waiting_for:
+        return f"the run waits for {status.waiting_for}"
     facts: list[str] = [status.phase]
     if status.epochs:
         facts.append(f"epoch {status.epoch} of {status.epochs}")

@@ -19,10 +19,10 @@ from rich.console import Console
 
 from psedge.chaos import processes
 from psedge.chaos.hands import Hands, is_started_by_parent
-from psedge.chaos.judge import PATIENCE_SECONDS, Judge, Stall, progress_of
-from psedge.chaos.report import Recovery, Teller, verdict
+from psedge.chaos.judge import PATIENCE_SECONDS, Judge, Recovery, Stall, has_heard, progress_of
+from psedge.chaos.report import Struck, Teller, verdict
 from psedge.chaos.strikes import Fault, Role, Strike, draw_strikes
-from psedge.chaos.targets import Census, Target, census, everybody, is_whole, targets_of
+from psedge.chaos.targets import Census, Target, census, everybody, targets_of
 from psedge.launch import RESTARTS_LIMIT, RESTARTS_SECONDS
 from psedge.loop import on_interrupt
 from psedge.own_token import with_saved_token
@@ -102,7 +102,7 @@ class Chaos:
         self._port = urlsplit(address.url).port or 0
         folder = Path(status.folder)
         self._hands = Hands(clock, folder, self._port, self._stopping, lambda: self._has_ended)
-        self._recoveries: list[Recovery] = []
+        self._strikes: list[Struck] = []
         self._census: Census | None = None
         self._stall: Stall | None = None
         self._struck_workers = 0
@@ -121,10 +121,12 @@ class Chaos:
 
         Raises ConfigError when there is nobody to strike.
         """
-        roles = self._strikable()
+        self._require_own()
         looking = asyncio.ensure_future(self._look_on())
         try:
-            await self._strike_all(roles)
+            if await self._begins():
+                await self._strike_all(self._strikable())
+            self._say("end", self._cut_short or "that was all")
             if self._has_ended:
                 await self._hands.farewell()
         finally:
@@ -133,7 +135,7 @@ class Chaos:
             await asyncio.gather(looking, return_exceptions=True)
         judge = self._judge
         judge.conclude(self._struck_workers)
-        for part in verdict(self._recoveries, judge.violations, judge.losses, judge.latest):
+        for part in verdict(self._strikes, judge.violations, judge.losses, judge.latest):
             self._console.print(part, highlight=False)
         return 1 if judge.violations else 0
 
@@ -141,16 +143,30 @@ class Chaos:
         order, clock = self._order, self._clock
         strikes = draw_strikes(np.random.default_rng(order.seed), roles, order.faults)
         self._say("note", f"seed {order.seed}; roles: {', '.join(roles)}")
-        if not await self._becomes_whole(PATIENCE_SECONDS):
-            self._judge.violated(f"the cluster was not whole within {PATIENCE_SECONDS:.0f} s")
-            return
         end = clock.now() + 60 * order.minutes
         for strike in strikes:
             await self._peace(order.every)
             if clock.now() > end or self._over or self._judge.violations:
                 break
             await self._strike(strike)
-        self._say("end", "that was all" if not self._over else f"the run has {self._phase}")
+
+    async def _begins(self) -> bool:
+        """Wait until training goes on with everybody; who takes part then sets the measure."""
+        since, told = self._clock.now(), False
+        while not self._over:
+            status = self._now
+            if status is not None and status.phase == "waiting":
+                if not told:
+                    self._say("note", "waiting for training to begin")
+                since, told = self._clock.now(), True
+            elif status is not None and all(s.wanted <= len(s.backups) for s in status.shards):
+                self._census = census(status)
+                return True
+            if self._clock.now() - since > PATIENCE_SECONDS:
+                self._judge.violated(f"the cluster was not whole within {PATIENCE_SECONDS:.0f} s")
+                return False
+            await self._clock.sleep(_LOOK_SECONDS / 2)
+        return False
 
     async def _strike(self, strike: Strike) -> None:
         """One fault, until all is whole again."""
@@ -168,51 +184,40 @@ class Chaos:
         self._say(strike.fault, f"{target.name}, process {target.process}")
         self._struck_workers += strike.role == "worker"
         there = await self._hands.do(strike.fault, running, strike.seconds, self._say)
-        mended = self._clock.now()
+        assert self._census is not None
         gone = 0 if there else running.pid
-        whole = await self._becomes_whole(PATIENCE_SECONDS, there, gone, mended)
-        self._tell(strike, target, started, whole)
+        recovery = Recovery(self._census, there, gone, self._progress())
+        whole = await self._becomes_whole(recovery)
+        self._tell(strike, target, started, whole, recovery)
 
-    def _tell(self, strike: Strike, target: Target, started: float, whole: bool) -> None:
+    def _tell(
+        self, strike: Strike, target: Target, started: float, whole: bool, recovery: Recovery
+    ) -> None:
         assert self._stall is not None
         stall, self._stall = self._stall.seconds, None
         now = self._clock.now()
         what = f"{strike.fault} of {target.name}"
         took = now - started if whole else None
-        self._recoveries.append(Recovery(strike.fault, target.name, stall, took, self._over))
+        cut_short = "run over" if self._has_ended else self._cut_short
+        self._strikes.append(Struck(strike.fault, target.name, stall, took, cut_short))
         if whole:
             self._say("whole", f"after {now - started:.1f} s; no push for {stall:.1f} s at most")
         elif not self._over:
-            self._judge.violated(
-                f"all was not whole again within {PATIENCE_SECONDS:.0f} s after the {what}"
-            )
+            wrong = "training did not go on" if recovery.is_there else "all was not whole again"
+            self._judge.violated(f"{wrong} within {PATIENCE_SECONDS:.0f} s after the {what}")
             self._say("wrong", self._judge.violations[-1])
 
-    async def _becomes_whole(
-        self, patience: float, process: int = 0, gone: int = 0, since: float | None = None
-    ) -> bool:
-        """Whether the cluster was as at its best so far, in an answer after `since`.
-
-        process: of whom was struck; it must have its place again. gone: must have none.
-        """
-        deadline = self._clock.now() + patience
+    async def _becomes_whole(self, recovery: Recovery) -> bool:
+        """Whether the cluster was as at its best so far, and went on, in an answer after this."""
+        deadline, seen_at = self._clock.now() + PATIENCE_SECONDS, self._clock.now()
         while self._clock.now() < deadline and not self._over:
             status = self._now
-            fresh = since is None or self._now_at > since
-            if status is not None and fresh and self._is_whole(status, process, gone):
-                return True
+            if status is not None and self._now_at > seen_at and status.phase == "training":
+                seen_at = self._now_at
+                if recovery.observe(status):
+                    return True
             await self._clock.sleep(_LOOK_SECONDS / 2)
         return False
-
-    def _is_whole(self, status: Status, process: int, gone: int) -> bool:
-        """The first time, what the cluster is then sets the measure."""
-        if status.phase != "training":
-            return False
-        if self._census is None:
-            wanting = any(len(shard.backups) < shard.wanted for shard in status.shards)
-            self._census = None if wanting else census(status)
-            return not wanting
-        return is_whole(status, self._census, process, gone)
 
     def _first_may_die(self) -> bool:
         """Whether `psedge run` will start its first server once more; notes that it has to."""
@@ -253,20 +258,18 @@ class Chaos:
             # There is nothing left to strike; what is struck now is mended at once.
             self._stopping.set()
         if self._stall is not None:
-            self._stall.observe(None if status is None else self._progress(), now)
+            # A supervisor that was just started does not know how far the servers are.
+            known = status is not None and has_heard(status)
+            self._stall.observe(self._progress() if known else None, now)
         self._teller.show(status)
 
     def _targets(self) -> dict[Role, list[Target]]:
         status = self._now or self._judge.latest
         return {} if status is None else targets_of(status)
 
-    def _strikable(self) -> tuple[Role, ...]:
-        """The wanted roles that somebody has.
-
-        Raises ConfigError when a process is on another machine or somebody else's, or when there
-        is none at all.
-        """
-        status, here = self._now, socket.gethostname()
+    def _require_own(self) -> None:
+        """Raises ConfigError when a process is on another machine or somebody else's."""
+        status, here = self._now or self._judge.latest, socket.gethostname()
         assert status is not None
         for target in everybody(status):
             if target.machine not in ("", here):
@@ -275,12 +278,19 @@ class Chaos:
                     "cluster that is all on this machine"
                 )
             processes.look_up(target.process)
-        found = targets_of(status)
+
+    def _strikable(self) -> tuple[Role, ...]:
+        """The wanted roles that somebody has.
+
+        Raises ConfigError as `_require_own` does, or when nobody has any of them.
+        """
+        self._require_own()
+        found = self._targets()
         roles = tuple(role for role in self._order.roles if found.get(role))
         if not roles:
             raise ConfigError(
-                f"the run has no {' or '.join(self._order.roles)} to strike: it may still be "
-                "starting, or have a single copy of each shard (replication.replicas)"
+                f"the run has no {' or '.join(self._order.roles)} to strike: it may have a single "
+                "copy of each shard (replication.replicas)"
             )
         return roles
 
@@ -294,6 +304,13 @@ class Chaos:
     @property
     def _has_ended(self) -> bool:
         return self._phase in ENDED
+
+    @property
+    def _cut_short(self) -> str:
+        """Why nothing more is struck, in words; empty while something may be."""
+        if self._has_ended:
+            return f"the run has {self._phase}"
+        return "stopped" if self._stopping.is_set() else ""
 
     @property
     def _over(self) -> bool:

@@ -77,7 +77,8 @@ def chaos(
     """Kill, pause and throttle the processes of a test cluster, and see that it keeps its promises.
 
     Strikes one process after the other of the run behind --join, all of which must be yours and
-    on this machine; waits each time until everybody has a place again. Checks from outside that
+    on this machine; waits each time until everybody has a place again and training goes on, and
+    before the first one until it has begun. Checks from outside that
     nothing that was counted is lost, that each shard has one primary in a term, and that every
     sample of an epoch is visited exactly once. Ends with a verdict and with 1 if a promise was
     broken. Ctrl-C mends what is broken and ends.
