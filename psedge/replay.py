@@ -53,7 +53,7 @@ def _replay_one(folder: Path, place: str, to: int | None, out: Path | None) -> i
     try:
         found = asyncio.run(replay(LogFolder(Disk(folder), place), where, to))
     except OSError as error:
-        raise ConfigError(f"{where} cannot be read: {error.strerror or error}") from None
+        raise _unreadable(error, where) from None
     _show(found, clock.now() - began)
     for note in found.notes:
         click.echo(f"note: {note}", err=True)
@@ -73,13 +73,16 @@ def _replay_one(folder: Path, place: str, to: int | None, out: Path | None) -> i
 
 def _shard_folders(folder: Path, shard: int | None) -> list[str]:
     """Names of the folders to look into, in order of their shards; empty: `folder` itself."""
-    if not folder.is_dir():
-        raise ConfigError(f"there is no folder {folder}")
-    shards = sorted(
-        int(match[1])
-        for path in folder.iterdir()
-        if (match := _SHARD.fullmatch(path.name)) and path.is_dir()
-    )
+    try:
+        if not folder.is_dir():
+            raise ConfigError(f"there is no folder {folder}")
+        shards = sorted(
+            int(match[1])
+            for path in folder.iterdir()
+            if (match := _SHARD.fullmatch(path.name)) and path.is_dir()
+        )
+    except OSError as error:
+        raise _unreadable(error, folder) from None
     if not shards:
         match = _SHARD.fullmatch(folder.resolve().name)
         if shard is not None and (match is None or int(match[1]) != shard):
@@ -89,6 +92,11 @@ def _shard_folders(folder: Path, shard: int | None) -> list[str]:
         names = ", ".join(map(str, shards))
         raise ConfigError(f"{folder} holds no log of shard {shard}, only of {names}")
     return [f"shard-{number}" for number in shards if shard in (None, number)]
+
+
+def _unreadable(error: OSError, place: Path | str) -> ConfigError:
+    """place: what was looked into, where the error names no file."""
+    return ConfigError(f"{error.filename or place} cannot be read: {error.strerror or error}")
 
 
 def _show(found: Replayed, seconds: float) -> None:

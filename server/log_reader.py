@@ -19,6 +19,9 @@ from psedge.server.segment import (
     decode_segment_header,
 )
 
+#: What becomes of the rest of a log that breaks off, where a server goes on with it.
+CUT_OFF = "cut off"
+
 
 @dataclass(slots=True)
 class Loss:
@@ -33,19 +36,21 @@ class Loss:
     lost_bytes: int
     after: int
 
-    def sentence(self, shard: int) -> str:
-        """What a person needs to know."""
-        return f"the log of shard {shard} ends with entry {self.index - 1}: {self.found}"
+    def sentence(self, shard: int, fate: str = CUT_OFF) -> str:
+        """What a person needs to know. fate: what becomes of the rest."""
+        return f"the log of shard {shard} ends with entry {self.index - 1}: {self.found(fate)}"
 
-    @property
-    def found(self) -> str:
+    def found(self, fate: str = CUT_OFF) -> str:
         """What is wrong with which file, and what that costs."""
-        cut = f"the {self.lost_bytes:,} bytes from there on are cut off"
+        what = f"{self.name} {self.why or f'ends in the middle of entry {self.index}'}"
+        if not self.lost_bytes:
+            return what
+        lost = "byte from there on is" if self.lost_bytes == 1 else "bytes from there on are"
+        cut = f"the {self.lost_bytes:,} {lost} {fate}"
         if self.after:
             entries = "1 whole entry" if self.after == 1 else f"{self.after:,} whole entries"
             cut += f", {entries} among them"
-        what = self.why or f"ends in the middle of entry {self.index}"
-        return f"{self.name} {what}; {cut}"
+        return f"{what}; {cut}"
 
 
 class LogReader:

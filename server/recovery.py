@@ -179,7 +179,7 @@ def _notes(contents: LogContents, reader: LogReader, taken: int, shard: int) -> 
 def _damage(contents: LogContents, reader: LogReader) -> str:
     """What shows that there were more entries than could be read."""
     if reader.loss is not None and reader.loss.after:
-        return reader.loss.found
+        return reader.loss.found()
     for index, why in sorted(contents.damaged.items(), reverse=True):
         if index > reader.at.index:
             return f"the snapshot {contents.folder.place(snapshot_name(index))} is not used ({why})"

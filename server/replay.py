@@ -101,7 +101,7 @@ async def replay(folder: LogFolder, where: str, to: int | None = None) -> Replay
 def _note_loss(replayed: Replayed, reader: LogReader, number: int) -> None:
     if reader.loss is None:
         return
-    sentence = reader.loss.sentence(number)
+    sentence = reader.loss.sentence(number, "not read")
     if reader.loss.after:
         replayed.loss = sentence
     else:

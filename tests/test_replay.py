@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import random
 import subprocess
 import sys
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -187,6 +190,35 @@ def test_a_torn_tail_is_a_note_and_damage_in_the_middle_ends_with_2(logged, caps
     assert code == 2
     assert "whole entries among them" in err
     assert "digests" in said
+
+
+def test_what_is_not_read_is_not_told_as_cut_off(logged, capsys):
+    path = segments(logged)[-1]
+    content = path.read_bytes()
+    path.write_bytes(content[:-3])
+    _, _, err = replay(capsys, logged.folder)
+    assert "bytes from there on are not read" in err
+    path.write_bytes(b"")
+    _, _, err = replay(capsys, logged.folder)
+    assert err.count("\n") == 1
+    assert "0 bytes" not in err
+
+
+def test_a_file_that_cannot_be_read_is_named(logged, capsys, monkeypatch):
+    path = segments(logged)[-1]
+    path.unlink()
+    path.mkdir()
+    code, _, err = replay(capsys, logged.folder)
+    assert code == 2
+    assert err == f"error: {path} cannot be read: Is a directory\n"
+
+    def refused(folder):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
+
+    monkeypatch.setattr(Path, "iterdir", refused)
+    code, _, err = replay(capsys, logged.folder)
+    assert code == 2
+    assert err == f"error: {logged.folder} cannot be read: Permission denied\n"
 
 
 def test_an_edited_snapshot_is_passed_over_with_a_note(logged, capsys):

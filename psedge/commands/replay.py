@@ -27,7 +27,7 @@ def replay(folder: Path, shard: int | None, to: int | None, out: Path | None) ->
     FOLDER is what `psedge server --store` was given, or the folder of one shard in it. Each shard's
     oldest snapshot is loaded and every entry of its log applied; all digests in the log are
     compared with the parameters, bit for bit. Nothing in FOLDER is changed. Ends with 1 if a
-    digest differs.
+    digest differs, with 2 if a log is damaged or there is none to read.
 
     \b
     Examples:
