@@ -76,7 +76,12 @@ def run(
     help="Address to listen on; 0.0.0.0 opens the door to the network, to those with the token.  "
     "[default: this machine only]",
 )
-@click.option("--port", type=click.IntRange(0, 65535), help="Port; 0 takes a free one.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    help="Port; 0 takes a free one.  [default: 7700, or the one that a run had; with --join the "
+    "first free one but the first server's]",
+)
 @options.out
 @click.option(
     "--resume",
@@ -89,7 +94,8 @@ def run(
     "--store",
     type=options.FOLDER,
     help="Folder for this server's logs, where CONFIG's [durability] asks for them.  "
-    "[default: servers/NUMBER in the run folder]",
+    "[default: servers/0 in the run folder; with --join runs/NAME/servers/PORT, from the current "
+    "folder]",
 )
 @options.data
 @options.with_parent
