@@ -22,6 +22,7 @@ from psedge.supervisor.definition import DEFINITION_FILE, defined_model
 from psedge.supervisor.model_state import ModelState
 from psedge.supervisor.service import Supervisor
 from psedge.supervisor.setup import RunSetup
+from psedge.supervisor.start import nothing_left
 
 #: How long an ended run stays to be asked, so that everybody hears how it ended.
 LINGER_SECONDS = 3.0
@@ -98,7 +99,7 @@ async def make_supervisor(
         if resume:
             store = CheckpointStore(storage, experiment.checkpoint.keep, notify)
             checkpoint = await found_checkpoint(
-                store, book, folder, notify, from_checkpoint=from_checkpoint
+                store, book, folder, notify, from_checkpoint=from_checkpoint, asked=experiment
             )
             model = await _definition(storage, experiment, book)
         setup = await asyncio.to_thread(_setup, experiment, folder, data, checkpoint, notify)
@@ -134,10 +135,12 @@ async def found_checkpoint(
     notify: Callable[[str], None],
     *,
     from_checkpoint: bool = False,
+    asked: Experiment | None = None,
 ) -> Checkpoint | None:
     """Where to continue; for a run whose servers go on training, what to go back to without them.
 
-    from_checkpoint: it is to go back there.
+    from_checkpoint: it is to go back there. asked: what a run that has finished is to go on with;
+    None: it may end once more.
 
     Raises ConfigError when there is nothing to continue."""
     checkpoint = await store.latest()
@@ -157,6 +160,12 @@ async def found_checkpoint(
             "the servers of that run"
         )
     if checkpoint is not None:
+        finished = kept is not None and kept.record is not None and kept.record.ended == "finished"
+        if asked is not None and finished and nothing_left(asked, checkpoint):
+            raise ConfigError(
+                f"the run in {folder} has finished, after {checkpoint.meta.samples:,} samples; to "
+                "train on, ask for more, as with --set schedule.length=..."
+            )
         notify(f"continuing after {checkpoint.meta.samples:,} samples")
     elif book is None or book.is_first or book.copied_from or (kept is not None and kept.record):
         raise ConfigError(f"{folder} holds no checkpoint to resume from; start without --resume")

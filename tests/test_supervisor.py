@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from guardian_rig import GuardedRig
 from supervisor_rig import LAYOUT, SETTINGS, Rig, model_state, run
 from tiny_cluster import HOME
 
@@ -48,6 +49,22 @@ def test_training_starts_when_servers_and_workers_are_there(tmp_path: Path) -> N
         assert reply.shards[0].url == ""
         assert reply.shards[1].url == "http://10.0.0.1:7700"
         assert (await rig.status()).phase == "training"
+
+    run(story())
+
+
+@pytest.mark.parametrize(("replicas", "told"), [(1, False), (2, False), (3, True)])
+def test_more_copies_than_servers_are_not_taken_in_silence(
+    tmp_path: Path, replicas: int, told: bool
+) -> None:
+    async def story() -> None:
+        rig = GuardedRig(tmp_path, replicas=replicas)
+        await rig.training()
+        note = (
+            "replicas = 3 takes 3 servers: with 2 each part of the model has 2 copies, until "
+            "another server joins"
+        )
+        assert (note in (await rig.status()).notes) == told
 
     run(story())
 

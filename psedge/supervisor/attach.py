@@ -14,7 +14,7 @@ from psedge.supervisor.roster import Roster
 from psedge.supervisor.run_state import RunState
 from psedge.supervisor.start import go_back
 from psedge.supervisor.store import LeftAloneError
-from psedge.supervisor.waiting import servers_there, waiting_for_servers
+from psedge.supervisor.waiting import waiting_for_servers
 
 #: What is still waited for after so long is worth a note, once.
 TELL_SECONDS = 10.0
@@ -112,6 +112,7 @@ class Attachment:
 
 
 def _who_is_there(state: RunState) -> str:
-    if not state.missing_servers():
+    missing, wanted = state.missing_servers(), state.experiment.cluster.servers
+    if not missing:
         return "all servers of the run are there"
-    return f"all shards are there; servers of the run: {servers_there(state)}"
+    return f"all shards are there, {wanted - missing} of {wanted} servers so far"

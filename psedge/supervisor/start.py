@@ -12,10 +12,11 @@ from psedge.compression.coding_plan import resolve_coding
 from psedge.config import Experiment
 from psedge.protocol.errors import UserError
 from psedge.protocol.shards import Assignment, LogSettings, ScheduleSettings
+from psedge.server.config import ReplicationConfig
 from psedge.server.optimizer_settings import schedule_settings, shard_settings
 from psedge.supervisor.book_rows import GONE_BACK, BookState, RunRecord
 from psedge.supervisor.checkpoint import Checkpoint
-from psedge.supervisor.data_plan import DataPlan
+from psedge.supervisor.data_plan import DataPlan, PlanState
 from psedge.supervisor.membership import Membership, MembershipState
 from psedge.supervisor.model_state import ModelState
 from psedge.supervisor.run_state import RunState
@@ -78,6 +79,7 @@ async def start(state: RunState, now: float, timestamp: float, recorded: int) ->
         config=msgspec.to_builtins(state.experiment),
     )
     _tell_start(state, recorded)
+    _tell_copies(state)
     await state.save_start(record)
     state.phase, state.started_at = "training", now
 
@@ -122,6 +124,17 @@ def _tell_start(state: RunState, recorded: int) -> None:
     state.decided("run", "the run", "start", f"{what}; {at}", lost=bool(lost))
 
 
+def _tell_copies(state: RunState) -> None:
+    """Say so where there are fewer copies than asked for; the default asks for two at most."""
+    wanted, servers = state.fleet.replication.replicas, state.experiment.cluster.servers
+    if wanted > max(servers, ReplicationConfig().replicas):
+        copies = "1 copy" if servers == 1 else f"{servers} copies"
+        state.note(
+            f"replicas = {wanted} takes {wanted} servers: with {servers} each part of the model "
+            f"has {copies}, until another server joins"
+        )
+
+
 def _lost_work(state: RunState, samples: int) -> str:
     """What a checkpoint lacks, in words; empty for nothing, or if going back has said it.
 
@@ -160,7 +173,7 @@ def _attach(state: RunState, kept: BookState, now: float) -> None:
     state.phase, state.started_at, state.attaching = "training", now, True
     state.decided("run", "the supervisor", "attach", "it was started anew while training goes on")
     changed = _changed_sections(state, record)
-    if changed:
+    if changed and not state.setup.from_checkpoint:
         state.note(
             f"[{'], ['.join(changed)}] of the config changed: that counts only once training is "
             "resumed from a checkpoint"
@@ -257,15 +270,30 @@ def _open_plan(state: RunState, epoch_samples: int) -> None:
     total = schedule_settings(state.experiment.schedule, epoch_samples).total
     checkpoint = state.setup.checkpoint
     saved = checkpoint.meta.plan if checkpoint is not None else None
-    local = data.placement == "local"
-    epochs = total / epoch_samples
     if saved is not None:
-        state.plan = (
-            DataPlan.restored(saved, epochs=epochs)
-            if local
-            else DataPlan.restored(saved, samples=epoch_samples, total=total)
-        )
-    elif local:
-        state.plan = DataPlan.local(epochs=epochs)
+        state.plan = _continued_plan(saved, epoch_samples, total)
+        if saved.placement == "shared" and state.plan.total > total:
+            state.note(
+                f"[schedule] ends after {total:,} samples, and more had been handed out before: "
+                f"the run ends after {state.plan.total:,}"
+            )
+    elif data.placement == "local":
+        state.plan = DataPlan.local(epochs=total / epoch_samples)
     else:
         state.plan = DataPlan.shared(epoch_samples, total)
+
+
+def _continued_plan(saved: PlanState, epoch_samples: int, total: int) -> DataPlan:
+    if saved.placement == "local":
+        return DataPlan.restored(saved, epochs=total / epoch_samples)
+    return DataPlan.restored(saved, samples=epoch_samples, total=total)
+
+
+def nothing_left(experiment: Experiment, checkpoint: Checkpoint) -> bool:
+    """Whether the data that a config asks for are visited up to the last sample."""
+    saved = checkpoint.meta.plan
+    size = sum(pool.samples for pool in saved.pools) if saved is not None else 0
+    if saved is None or not size:
+        return False
+    total = schedule_settings(experiment.schedule, size).total
+    return _continued_plan(saved, size, total).finished

@@ -21,15 +21,10 @@ def waiting_for_servers(state: RunState) -> str:
     there = {report.shard for report in state.fleet.shard_reports()}
     if not state.attaching or there.issuperset(state.fleet.shards()):
         return ""
-    if state.missing_servers():
-        return f"the servers of the run: {servers_there(state)}"
+    missing, wanted = state.missing_servers(), state.experiment.cluster.servers
+    if missing:
+        return f"the servers of the run: {wanted - missing} of {wanted} there"
     return _copies(state) or "the servers of the run to say how far they are"
-
-
-def servers_there(state: RunState) -> str:
-    """How many of a run's servers are there, in words."""
-    wanted = state.experiment.cluster.servers
-    return f"{wanted - state.missing_servers()} of {wanted} there"
 
 
 def _beginning(state: RunState) -> str:
