@@ -12,7 +12,7 @@ from supervisor_rig import Rig, run
 from tiny_cluster import until
 
 from psedge.protocol import messages
-from psedge.protocol.errors import DataError
+from psedge.protocol.errors import DataError, RefusedError
 from psedge.protocol.status import Evaluation
 from psedge.supervisor.model_state import ModelState
 
@@ -32,6 +32,25 @@ def test_a_run_that_its_starter_gives_up_has_failed(tmp_path: Path) -> None:
         assert result_of(rig)["phase"] == "failed"
         assert result_of(rig)["reason"] == "worker-1: NaN"
         assert (rig.folder / "checkpoints" / "000000000000" / "checkpoint.json").exists()
+
+    run(story())
+
+
+def test_a_run_that_is_stopped_before_it_begins_waits_for_nobody(tmp_path: Path) -> None:
+    async def story() -> None:
+        rig = Rig(tmp_path)
+        await rig.register(0, 1)
+        for name, incarnation in (("a", 1), ("a", 1)):
+            with pytest.raises(RefusedError, match="1 more of 2 workers"):
+                await rig.join(name, incarnation)
+        before = rig.clock.now()
+        rig.supervisor.request_stop("stopped by SIGTERM")
+        await rig.supervisor.run()
+        assert rig.clock.now() - before < 2.0
+        assert rig.supervisor.state.membership.live_count == 1
+        with pytest.raises(RefusedError, match="has ended"):
+            await rig.join("a", 1)
+        assert [row.state for row in (await rig.status()).workers] == ["left"]
 
     run(story())
 

@@ -191,7 +191,8 @@ class Supervisor:
         if state.attaching:
             return
         if self.state.stop_reason is not None:
-            await self._wait_for_workers_to_leave()
+            if state.phase == "training":
+                await self._wait_for_workers_to_leave()
             unsaved = await self._keep_last(evaluate=False)
             reasons = [reason for reason in (state.stop_reason, unsaved) if reason]
             await self._end(state.stop_phase, "; ".join(reasons))

@@ -116,6 +116,7 @@ class WorkerDesk:
         require_same_wire(message.psedge, message.wire)
         state = self._state
         if state.ended or state.stop_reason is not None:
+            self._dismiss(message)
             raise RefusedError("stopped", f"the run {state.setup.run} has ended")
         if state.model is None:
             raise RefusedError("not-ready", "the model")
@@ -140,6 +141,13 @@ class WorkerDesk:
         await state.save_plan()
         await self._roster.broadcast()
         return answer(self._welcome(entry))
+
+    def _dismiss(self, message: Join) -> None:
+        """A worker that has waited for others in vain goes once it hears so, and holds nothing."""
+        number = self._state.membership.number_of(message.name, message.incarnation)
+        if number is not None and self._state.started_at is None:
+            self._state.membership.leave(number, message.incarnation)
+            self._roster.announce()
 
     async def _start_training(self, now: float) -> None:
         """Open the run with its first workers. Raises RefusedError while others are awaited."""
