@@ -234,7 +234,8 @@ class ServerReport(msgspec.Struct, frozen=True):
 
     incarnation: as the server registered; a supervisor that was started anew may have given the
     number `server` to another by now. shards: those of which it is the primary, as far as their
-    pushes are acknowledged. replicas: every copy that it holds.
+    pushes are acknowledged. replicas: every copy that it holds. trouble: what of its logs it cannot
+    write, and why; empty while it can.
     """
 
     server: int
@@ -243,6 +244,7 @@ class ServerReport(msgspec.Struct, frozen=True):
     bytes_received: int = 0
     bytes_sent: int = 0
     replicas: tuple[ReplicaState, ...] = ()
+    trouble: str = ""
 
 
 class LocalOptimizer(msgspec.Struct, frozen=True):

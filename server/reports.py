@@ -127,6 +127,7 @@ class Reporting(Copies):
             bytes_received=self._bytes_received,
             bytes_sent=self._bytes_sent,
             replicas=tuple(hosted.state(now) for hosted in self._hosted.values()),
+            trouble="" if self.store is None else self.store.trouble,
         )
 
 

@@ -29,6 +29,10 @@ Notify = Callable[[str], None]
 STORE_FILE = "store.json"
 IDENTITY_BITS = 64
 
+_ELSEWHERE = "name another folder with --store"
+#: The logs themselves may be whole.
+_PUT_BACK = "put the right file back, or name another folder with --store and give these logs up"
+
 _SHARD = re.compile(r"shard-(0|[1-9]\d{0,9})")
 
 
@@ -69,6 +73,11 @@ class ServerStore:
         self._trouble = WriteTrouble(notify, clock, where)
         self._starts: dict[int, LogStart] = {}
         self._logs: dict[int, ShardLog] = {}
+
+    @property
+    def trouble(self) -> str:
+        """What people were told that cannot be written, and why; empty if all can."""
+        return self._trouble.told
 
     async def open(self, run: str = "") -> list[Recovered]:
         """What the folder holds. Call it once, before anything else.
@@ -175,19 +184,23 @@ class ServerStore:
             names = await self._storage.names(".")
             if any(_SHARD.fullmatch(name) for name in names):
                 raise self._refused(
-                    f"holds logs, but no {STORE_FILE} that says of which run"
+                    f"holds logs, but no {STORE_FILE} that says of which run", _PUT_BACK
                 ) from None
             return StoreRecord(LOG_VERSION, "", "")
         try:
             record = msgspec.json.decode(content, type=StoreRecord)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-            raise self._refused(f"has a {STORE_FILE} that cannot be read ({error})") from None
+            raise self._refused(
+                f"has a {STORE_FILE} that cannot be read ({error})", _PUT_BACK
+            ) from None
         if record.log_version != LOG_VERSION:
             raise self._refused(
                 f"holds logs of version {record.log_version}; this psedge reads {LOG_VERSION}"
             )
         if record.checksum != _checksum(record):
-            raise self._refused(f"has a {STORE_FILE} that has changed since it was written")
+            raise self._refused(
+                f"has a {STORE_FILE} that has changed since it was written", _PUT_BACK
+            )
         return record
 
     def _encoded(self) -> bytes:
@@ -204,8 +217,8 @@ class ServerStore:
             "with --store, or empty this one if that run is over"
         )
 
-    def _refused(self, why: str) -> ConfigError:
-        return ConfigError(f"{self._where} {why}: name another folder with --store")
+    def _refused(self, why: str, way_out: str = _ELSEWHERE) -> ConfigError:
+        return ConfigError(f"{self._where} {why}: {way_out}")
 
 
 def _checksum(record: StoreRecord) -> str:

@@ -37,7 +37,8 @@ class WriteTrouble:
         self._clock = clock
         self._where = where
         self._failing: set[str] = set()
-        self._told = False
+        #: What people were told that cannot be written, and why; empty once it can.
+        self.told = ""
         self._told_at = float("-inf")
 
     async def attempt(self, what: str, work: Awaitable[None]) -> bool:
@@ -46,11 +47,12 @@ class WriteTrouble:
             await work
         except OSError as error:
             now = self._clock.now()
-            if not self._told and now - self._told_at >= QUIET_SECONDS:
-                self._told, self._told_at = True, now
+            if not self.told and now - self._told_at >= QUIET_SECONDS:
+                self.told = f"cannot write {what} to {self._where}: {reason_of(error)}"
+                self._told_at = now
                 self._notify(
-                    f"cannot write {what} to {self._where}: {reason_of(error)}; nothing is lost "
-                    "while this server runs, and writing is tried again"
+                    f"{self.told}; nothing is lost while this server runs, and writing is tried "
+                    "again"
                 )
             self._failing.add(what)
             return False
@@ -60,6 +62,6 @@ class WriteTrouble:
     def over(self, what: str) -> None:
         """It is written now, or nobody wants it any more."""
         self._failing.discard(what)
-        if self._told and not self._failing:
-            self._told = False
+        if self.told and not self._failing:
+            self.told = ""
             self._notify(f"logs are written to {self._where} again")

@@ -112,6 +112,8 @@ def test_logs_that_come_back_from_disk_go_on_where_they_ended(tmp_path: Path) ->
         await rig.restart_with_disk(0, 100, book.identity)
         await rig.pass_time(3, 0)
         assert [rig.reign(shard).term for shard in (0, 1)] == [1, 1], "the other may have more"
+        words = [server.state for server in (await rig.status()).servers]
+        assert words == ["dead", "dead", "alive"], "it holds the only copies: it is no spare"
         await rig.restart_with_disk(1, 101, book.identity)
         await rig.pass_time(3, 0, 1)
         for shard, end in enumerate(ends):

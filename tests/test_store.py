@@ -269,8 +269,9 @@ def test_a_folder_that_is_no_folder_of_a_server(content, message):
             await disk.remove("store.json")
         else:
             await disk.write_atomic("store.json", [content])
-        with pytest.raises(ConfigError, match=message):
+        with pytest.raises(ConfigError, match=message) as caught:
             await Server(disk).open()
+        assert ("put the right file back, or " in str(caught.value)) == (message[:4] != "logs")
 
     run(scenario)
 

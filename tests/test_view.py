@@ -136,6 +136,8 @@ def test_the_time_left_follows_the_recent_pace() -> None:
     now = Status(run="r", phase="training", seconds=4.0, samples=400, samples_total=1000)
     assert history.seconds_left(now) == pytest.approx(6.0)
     assert History().seconds_left(now) is None
+    waiting = msgspec.structs.replace(now, waiting_for="a worker")
+    assert history.seconds_left(waiting) is None
     finished = msgspec.structs.replace(now, phase="finished")
     assert history.seconds_left(finished) is None
 

@@ -241,7 +241,7 @@ class Fleet:
             )
         except UnreachableError as error:
             raise RefusedError(
-                "not-ready", f"server {entry.server} does not take its shards: {error}"
+                "not-ready", f"server {entry.server}, which does not take its shards: {error}"
             ) from error
 
     def behind(self, revision: int) -> list[ServerEntry]:

@@ -76,6 +76,7 @@ class ServerDesk:
             return answer(ServerHeartbeatReply("register"))
         entry = self._fleet.servers[report.server]
         self._guardian.heard(entry)
+        self._note_trouble(entry, report.trouble)
         if state.ended:
             entry.told = True
             self._roster.announce()
@@ -83,6 +84,14 @@ class ServerDesk:
         reigns, drop = self._keeper.news_for(entry)
         lease = self._guardian.lease_for(entry, now)
         return answer(ServerHeartbeatReply("continue", lease, reigns, drop))
+
+    def _note_trouble(self, entry: ServerEntry, trouble: str) -> None:
+        """Who looks at the run need not look into the terminal of each server."""
+        if trouble and not entry.trouble:
+            self._state.note(f"server {entry.server} {trouble}")
+        elif entry.trouble and not trouble:
+            self._state.note(f"server {entry.server} writes its logs again")
+        entry.trouble = trouble
 
     async def change_set(self, incoming: Incoming) -> Reply:
         message = await read_message(incoming, SetChange)

@@ -29,8 +29,8 @@ class ServerEntry:
     dead: gone, or silent for longer than its lease. forgotten: an earlier supervisor needed it no
     more, and nothing but its number is known. granted_until: when the last lease that it was
     given has certainly ended. attached_at: since when it has spoken to this supervisor.
-    keeps: copies as it last told of them, by shard. revision: of the members that its shards have;
-    -1: of none.
+    keeps: copies as it last told of them, by shard. trouble: as in `ServerReport`. revision: of the
+    members that its shards have; -1: of none.
     """
 
     server: int
@@ -55,6 +55,7 @@ class ServerEntry:
     granted_until: float = 0.0
     attached_at: float = 0.0
     keeps: dict[int, ReplicaState] = field(default_factory=dict)
+    trouble: str = ""
 
     def record(self) -> ServerRecord:
         return ServerRecord(self.server, self.url, self.incarnation, self.store, self.lossless)
@@ -131,7 +132,7 @@ class ServerList:
             entry.attached_at = now
         for other in self.entries[: entry.server]:
             if other.url == entry.url and not other.gone:
-                other.prove_gone(f"another process answers at {entry.url}")
+                other.prove_gone(f"it was started anew, for another process answers at {entry.url}")
         entry.lossless, entry.store = message.lossless, message.store
         entry.process, entry.machine = message.process, message.machine
         entry.attached = True

@@ -100,7 +100,10 @@ def _server_status(entry: ServerEntry, state: RunState, now: float) -> ServerSta
         primary = state.fleet.servers[reign.primary.server].keeps.get(reign.shard)
         lagging = dict(primary.lagging) if primary is not None else {}
         copies.append(CopyStatus(reign.shard, role, reign.term, lagging.get(entry.server, 0)))
-    word: Literal["alive", "suspect", "spare", "dead"] = "alive" if copies else "spare"
+    word: Literal["alive", "suspect", "spare", "dead"] = "spare"
+    if copies or entry.keeps:
+        # What a log brought back may be all that is left of a shard.
+        word = "alive"
     if entry.dead:
         word = "dead"
     elif entry.detector.suspect(now):

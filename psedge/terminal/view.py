@@ -59,7 +59,9 @@ class History:
 
     def seconds_left(self, status: Status) -> float | None:
         """Time to the last sample at the recent pace; None while that is anybody's guess."""
-        if status.phase != "training" or not status.samples_total or len(self._pace) < 2:
+        if status.phase != "training" or status.waiting_for or not status.samples_total:
+            return None
+        if len(self._pace) < 2:
             return None
         (start, before), (end, after) = self._pace[0], self._pace[-1]
         if end <= start or after <= before:
