@@ -264,3 +264,18 @@ def test_a_server_is_a_spare_only_where_no_copy_is_missing(tmp_path: Path) -> No
         assert "server 3 at http://10.0.0.3:7700 joined" in rig.notes
 
     run(story())
+
+
+def test_who_gives_the_logs_up_is_not_told_to_give_them_up(tmp_path: Path) -> None:
+    async def story() -> None:
+        rig, _ = await _logged(tmp_path)
+        await _closed(rig)
+        rig.kill(0)
+        rig.notes.clear()
+        rig.supervise(await rig.book(), from_checkpoint=True)
+        await rig.pass_time(3)
+        assert any("server 0: dead" in note for note in rig.notes)
+        assert not any("wait" in note for note in rig.notes)
+        await _closed(rig)
+
+    run(story())

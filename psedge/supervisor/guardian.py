@@ -308,6 +308,9 @@ class Guardian:
 
     def _tell(self, decision: Decision) -> None:
         """What a shard waits for: in the status as long as it does, in the journal once."""
+        if self._state.attaching and self._state.setup.from_checkpoint:
+            # The user has given up already what could be waited for.
+            return
         shard, reason = decision.shard, decision.reason
         self._state.waits[shard] = reason
         told = self._told.setdefault(shard, set())
