@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import secrets
 import socket
@@ -31,8 +32,8 @@ async def serve_joined(
 ) -> int:
     """Serve shards until the supervisor says that the run has ended.
 
-    port: None takes a free one, and never the supervisor's: it may be on this machine and not yet
-    there. store: folder of the logs; None: one of this port's below the run's name.
+    port: None takes a free one, and never that of a supervisor on this machine, which may not be
+    there yet. store: folder of the logs; None: one of this port's below the run's name.
     Raises AddressError for an address that is none, is the supervisor's or lacks the token,
     ConfigError for a folder that is another run's.
     """
@@ -42,7 +43,8 @@ async def serve_joined(
             "line that the first server printed, http://TOKEN@..."
         )
     their_host, their_port = place_of(supervisor)
-    if port == their_port and is_loopback(their_host):
+    beside = await asyncio.to_thread(is_here, their_host)
+    if port == their_port and beside:
         raise AddressError(
             f"--port {port} is that of the first server, {supervisor.url}: name another one, or "
             "none"
@@ -50,7 +52,13 @@ async def serve_joined(
     clock, transport = SystemClock(), AiohttpTransport()
     token = None if is_loopback(host) else supervisor.token
     server = await HostedServer.open(
-        host, port, token, transport=transport, clock=clock, notify=say, leave=their_port
+        host,
+        port,
+        token,
+        transport=transport,
+        clock=clock,
+        notify=say,
+        leave=their_port if beside else None,
     )
     server.start()
     say(f"psedge server ready at {server.url}")
@@ -62,6 +70,20 @@ async def serve_joined(
         await server.close()
         await transport.close()
     return 0
+
+
+def is_here(host: str) -> bool:
+    """Whether a host name or address is one of this machine's."""
+    try:
+        found = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)
+    except OSError:
+        return False
+    for family, kind, protocol, _, address in found:
+        # Only an address of one's own can be bound.
+        with contextlib.suppress(OSError), socket.socket(family, kind, protocol) as trial:
+            trial.bind(address)
+            return True
+    return False
 
 
 async def _until_ended(serving: asyncio.Future[Any], with_parent: bool) -> bool:

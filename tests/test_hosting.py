@@ -9,7 +9,7 @@ import pytest
 from psedge.hosting import LOOPBACK, HostedServer
 from psedge.protocol.address import DEFAULT_PORT, Address
 from psedge.protocol.errors import AddressError
-from psedge.serve_joined import serve_joined
+from psedge.serve_joined import is_here, serve_joined
 
 
 class Listener:
@@ -57,6 +57,13 @@ def test_the_last_port_that_is_tried_may_be_the_one_to_leave():
     last = DEFAULT_PORT + 15
     with pytest.raises(AddressError, match=f"port {last - 1} is taken"):
         opened(*range(DEFAULT_PORT, last), leave=last)
+
+
+def test_which_hosts_are_this_machine():
+    assert is_here("127.0.0.1")
+    assert is_here("localhost")
+    assert not is_here("192.0.2.1"), "an address for documentation is nobody's"
+    assert not is_here("no-such-host.invalid")
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])

@@ -80,7 +80,7 @@ def run(
     "--port",
     type=click.IntRange(0, 65535),
     help="Port; 0 takes a free one.  [default: 7700, or the one that a run had; with --join the "
-    "first free one but the first server's]",
+    "first free one, and not that of a first server on this machine]",
 )
 @options.out
 @click.option(
