@@ -165,6 +165,7 @@ def test_a_join_waits_until_the_supervisor_is_ready_and_stops_when_asked() -> No
     desk = Desk()
     model = nn.Linear(3, 2)
     desk.answers(messages.JOIN, RefusedError("not-ready", "1 more worker for up to 10 s"))
+    desk.answers(messages.LEAVE, messages.Acknowledged())
     session = _session(desk, model)
     stop: Callable[[str], None] = session.request_stop
 
@@ -179,6 +180,7 @@ def test_a_join_waits_until_the_supervisor_is_ready_and_stops_when_asked() -> No
 
     run(work())
     assert desk.notes == ["waiting for 1 more worker for up to 10 s"]
+    assert desk.network.calls[-1] == messages.LEAVE, "it may count as one that has come"
 
 
 def test_addresses_do_not_show_their_token() -> None:

@@ -93,13 +93,6 @@ async def go_back(state: RunState, why: str, samples: int) -> str:
     checkpoint = state.setup.checkpoint
     if checkpoint is None:
         return f"{why}; there is no checkpoint yet, so the run has to be started anew"
-    # First of all: a supervisor that follows this one must not take shards that are being handed
-    # out anew for those of the training that is given up.
-    await state.save_gone_back()
-    members = state.membership.export()
-    state.wait_anew()
-    state.fleet.forget()
-    _take_up(state, checkpoint, members)
     lost = max(samples - checkpoint.meta.samples, 0)
     # The record is a second or so behind what was trained.
     work = f"the work of at least {lost:,} samples" if lost else "what was trained since"
@@ -107,6 +100,13 @@ async def go_back(state: RunState, why: str, samples: int) -> str:
     text = f"{why}; training goes back to {at}: {work} is lost"
     state.note(text)
     state.decided("run", "the run", "go back", text, lost=True)
+    # Before anything else, with these words: a supervisor that follows this one must not take
+    # shards that are being handed out anew for those of the training that is given up.
+    await state.save_gone_back()
+    members = state.membership.export()
+    state.wait_anew()
+    state.fleet.forget()
+    _take_up(state, checkpoint, members)
     return ""
 
 
