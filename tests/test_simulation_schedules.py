@@ -18,6 +18,8 @@ BROKE = {
     5141: "a name that became free during a join was not settled",
     5586: "a leaver of an earlier supervisor was not settled before it came again",
     7022: "a start from a checkpoint did not say what it costs",
+    8633: "the checker took a late answer for the latest one",
+    9778: "the checker asked a run for what the one before had lost",
 }
 HERE = Path(__file__).parent
 

@@ -7,7 +7,7 @@ on a disk. A copy that is made from another one goes on with what that one had s
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -24,6 +24,7 @@ from psedge.server.shard import Shard
 from psedge.simulation.checkers.checker import Checker
 from psedge.simulation.checkers.lineage import Reigning, Snapshots
 from psedge.simulation.checkers.losses import Loss, Losses
+from psedge.supervisor.checkpoint import Checkpoint
 from psedge.supervisor.journal import KEPT_EVENTS
 from psedge.supervisor.service import Supervisor
 from psedge.worker.client import ExchangeResult
@@ -148,7 +149,10 @@ class ExactlyOnce(Checker):
                 host, f"{name} was acknowledged as {told.name}, it was {arrived.status.name}"
             )
         number = shard.assignment.shard
-        self._answered[number, sender] = arrived
+        latest = self._answered.get((number, sender))
+        if latest is None or latest.sequence <= arrived.sequence:
+            # A server that was frozen may answer a request whose retry others have answered since.
+            self._answered[number, sender] = arrived
         if not self._reigning.is_of_this_run(shard):
             return
         books = self._told.setdefault(number, {})
@@ -242,9 +246,7 @@ class ExactlyOnce(Checker):
 
     def run_started(self, host: str, supervisor: Supervisor) -> None:
         if self._reigning.run_started(supervisor):
-            checkpoint = supervisor.state.setup.checkpoint
-            if checkpoint is not None:
-                self._without_book(host, checkpoint.meta.shard_states)
+            self._without_book(host, supervisor.state.setup.checkpoint)
             self._told.clear()
             self._saved.clear()
             self._reigns.clear()
@@ -265,19 +267,20 @@ class ExactlyOnce(Checker):
                 f"{worker} to shard {number}, which was acknowledged",
             )
 
-    def _without_book(self, host: str, states: Sequence[ShardState]) -> None:
-        """The run goes on from these, and its supervisor knows of nothing else."""
+    def _without_book(self, host: str, checkpoint: Checkpoint | None) -> None:
+        """A run begins, and all that its supervisor knows of an earlier one is this."""
+        if checkpoint is None:
+            # Nothing of the run before is left, as the last words of its program said.
+            self._losses.clear()
+            return
         if self._unsaved():
             text = "the run goes back to its checkpoint, without its book and later pushes"
             self._losses.enter(Loss(self._now(), host, 0, text, True))
-        kept = [self._saved_at.get((n, state.version)) for n, state in enumerate(states)]
-        times = [at for at in kept if at is not None]
-        if len(times) == len(kept):
-            self._losses.gave_up(min(times, default=math.inf))
+        places = [(n, state.version) for n, state in enumerate(checkpoint.meta.shard_states)]
+        self._losses.gave_up([self._saved_at.get(place, math.inf) for place in places])
 
     def _unsaved(self) -> list[tuple[int, int, int]]:
-        """Shard, worker and number of the pushes that were acknowledged, and that the latest
-        checkpoint lacks: of each sender the latest."""
+        """Shard, worker and number of acknowledged pushes that the latest checkpoint lacks."""
         return [
             (number, sender[0], arrived.sequence)
             for number, told in sorted(self._told.items())

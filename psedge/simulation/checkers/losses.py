@@ -51,10 +51,17 @@ class Losses:
     def enter(self, loss: Loss) -> None:
         self._open.append(loss)
 
-    def gave_up(self, since: float) -> None:
-        """The run goes back to what it was then, and has to say so: what was lost after that goes
-        with everything else."""
-        self._open = [replace(loss, back=loss.back or loss.at > since) for loss in self._open]
+    def clear(self) -> None:
+        """Another run begins, which goes on with nothing of this one."""
+        self._open.clear()
+        self._told.clear()
+
+    def gave_up(self, since: Sequence[float]) -> None:
+        """The run goes back to what its shards were then, and has to say so: what was lost after
+        that goes with everything else. since: virtual seconds, by shard."""
+        self._open = [
+            replace(loss, back=loss.back or loss.at > since[loss.shard]) for loss in self._open
+        ]
 
     def said(self, shard: int, journal: Sequence[Event]) -> bool:
         """Whether anybody has said that a part of a shard's log is lost."""
