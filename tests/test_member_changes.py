@@ -118,3 +118,15 @@ def test_old_reports_take_nothing_back() -> None:
     assert [progress.samples for progress in found if progress] == [20, 5]
     assert {progress.samples for progress in table.take_fresh()} == {20, 5}
     assert table.take_fresh() == []
+
+
+def test_a_report_that_comes_late_drives_no_later_incarnation_out() -> None:
+    """A worker has come in again twice, and all of it is reported once more."""
+    table = ProgressTable()
+    before = [Progress(3, 6, sequence=2, samples=16), Progress(3, 7, sequence=4, samples=32)]
+    table.take([*before, Progress(3, 8, sequence=9, samples=72)])
+    for late in ([*before, Progress(3, 8, sequence=8, samples=64)], before):
+        table.take(late)
+        found = table.of(3, 8)
+        assert found is not None
+        assert found.samples == 72

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
+from collections import deque
 from collections.abc import Iterable
 
 from psedge.protocol.shards import Progress
 
-#: Incarnations of a worker that are remembered; the one before the latest may still be accounted.
-KEPT_INCARNATIONS = 2
+#: Incarnations of a worker that a report is read for: the latest, and the one before, which may
+#: still be accounted.
+READ_INCARNATIONS = 2
+#: Incarnations of a worker that are remembered. With those that it is read for, a report that was
+#: overtaken by later ones must not drive out any that these have told of.
+KEPT_INCARNATIONS = 8
 
 
 class ProgressTable:
@@ -19,7 +25,10 @@ class ProgressTable:
 
     def take(self, reported: Iterable[Progress]) -> None:
         """reported: in the order in which it changed."""
+        latest: dict[int, deque[Progress]] = {}
         for progress in reported:
+            latest.setdefault(progress.worker, deque(maxlen=READ_INCARNATIONS)).append(progress)
+        for progress in itertools.chain.from_iterable(latest.values()):
             known = self._workers.setdefault(progress.worker, {})
             before = known.get(progress.incarnation)
             if before is not None and before.sequence >= progress.sequence:
