@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import os
 import signal
@@ -306,12 +307,16 @@ def test_nobody_is_started_for_a_run_that_has_ended(
         if over:
             assert (there, told) == (0, [])
             return
-        # For a moment after its start the kernel does not say with what arguments that was.
-        await asyncio.to_thread(until, lambda: processes.look_up(there), "it is to be seen")
-        again = processes.look_up(there)
-        assert again is not None
-        await ours.farewell()
-        await asyncio.to_thread(until, lambda: not processes.is_alive(again), "it has ended")
+        try:
+            # For a moment after its start the kernel does not say with what arguments that was.
+            await asyncio.to_thread(until, lambda: processes.look_up(there), "it is to be seen")
+            again = processes.look_up(there)
+            assert again is not None
+            await ours.farewell()
+            await asyncio.to_thread(until, lambda: not processes.is_alive(again), "it has ended")
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(there, signal.SIGKILL)
 
     asyncio.run(story())
 
