@@ -331,3 +331,20 @@ class GuardedRig(Rig):
         reply = await asyncio.wait_for(asking, 5)
         assert isinstance(reply, messages.ShardsReply)
         return reply
+
+
+async def logged(folder: Path) -> tuple[GuardedRig, str]:
+    """Training with a log and one copy of each shard, whose second server has been killed.
+
+    Returns the rig and the identity of its run.
+    """
+    rig = GuardedRig(folder, replicas=1, sections={"durability": {"log": "group"}})
+    book = await rig.book()
+    rig.supervise(book)
+    for server in (0, 1):
+        await rig.open_disk(server, book.identity)
+    await rig.training()
+    rig.kill(1)
+    await rig.services[1].close()
+    await rig.pass_time(5, 0)
+    return rig, book.identity

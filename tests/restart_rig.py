@@ -36,6 +36,16 @@ class Life(Rig):
         self.supervise(book, **fields)
         self.watching = asyncio.ensure_future(self.supervisor.run())
 
+    async def end(self) -> None:
+        """Stop the run in order."""
+        assert self.watching is not None
+        await self.ask(messages.STOP, messages.Stop("enough"))
+        for worker in (0, 1):
+            await self.ask(messages.LEAVE, messages.Leave(worker, 1 + worker))
+        for server in (0, 1):
+            await self.beat(server)
+        await self.watching
+
     def die(self) -> None:
         if self.watching is not None:
             self.watching.cancel()

@@ -204,13 +204,7 @@ def test_a_run_that_has_ended_goes_by_its_checkpoint(tmp_path: Path) -> None:
     async def story() -> None:
         rig = Life(tmp_path)
         await rig.begin()
-        assert rig.watching is not None
-        await rig.ask(messages.STOP, messages.Stop("enough"))
-        for worker in (0, 1):
-            await rig.ask(messages.LEAVE, messages.Leave(worker, 1 + worker))
-        for server in (0, 1):
-            await rig.beat(server)
-        await rig.watching
+        await rig.end()
         terms = [shard.term for shard in (await rig.status()).shards]
         await rig.reborn()
         status = await rig.status()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from guardian_rig import GuardedRig
+from guardian_rig import logged
 from tiny_cluster import run
 
 from psedge.protocol.log_entry import decode_entries
@@ -26,17 +26,9 @@ def damage(folder: Path, after: int) -> str:
 @pytest.mark.parametrize("after", [0, 1])
 def test_the_decision_says_what_is_wrong_with_the_log(tmp_path: Path, after: int) -> None:
     async def story() -> None:
-        rig = GuardedRig(tmp_path, replicas=1, sections={"durability": {"log": "group"}})
-        book = await rig.book()
-        rig.supervise(book)
-        for server in (0, 1):
-            await rig.open_disk(server, book.identity)
-        await rig.training()
-        rig.kill(1)
-        await rig.services[1].close()
+        rig, identity = await logged(tmp_path)
         name = damage(tmp_path / "server-1" / "shard-1", after)
-        await rig.pass_time(5, 0)
-        await rig.restart_with_disk(1, 101, book.identity)
+        await rig.restart_with_disk(1, 101, identity)
         await rig.pass_time(5, 0, 1)
         (promoted,) = [note for note in rig.notes if "shard 1: promote" in note]
         status = await rig.status()
@@ -50,6 +42,5 @@ def test_the_decision_says_what_is_wrong_with_the_log(tmp_path: Path, after: int
             assert "the last 1 s before a power cut" in promoted
         for service in rig.services:
             await service.close()
-        await book.close()
 
     run(story())

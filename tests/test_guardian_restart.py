@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from guardian_rig import GuardedRig
+from guardian_rig import GuardedRig, logged
 from supervisor_rig import run
 
 from psedge.supervisor.shard_view import OTHER_FOLDER_SECONDS, Sealing
@@ -133,23 +133,6 @@ def test_logs_that_come_back_from_disk_go_on_where_they_ended(tmp_path: Path) ->
     run(story())
 
 
-async def _logged(folder: Path) -> tuple[GuardedRig, str]:
-    """Training with a log and one copy of each shard, whose second server has been killed.
-
-    Returns the rig and the identity of its run.
-    """
-    rig = GuardedRig(folder, replicas=1, sections={"durability": {"log": "group"}})
-    book = await rig.book()
-    rig.supervise(book)
-    for server in (0, 1):
-        await rig.open_disk(server, book.identity)
-    await rig.training()
-    rig.kill(1)
-    await rig.services[1].close()
-    await rig.pass_time(5, 0)
-    return rig, book.identity
-
-
 async def _closed(rig: GuardedRig) -> None:
     for service in rig.services:
         await service.close()
@@ -160,7 +143,7 @@ async def _closed(rig: GuardedRig) -> None:
 
 def test_a_log_whose_server_comes_back_with_another_folder_is_given_up(tmp_path: Path) -> None:
     async def story() -> None:
-        rig, identity = await _logged(tmp_path)
+        rig, identity = await logged(tmp_path)
         await rig.pass_time(OTHER_FOLDER_SECONDS + 5, 0)
         assert rig.notes[-1].endswith("--resume --from-checkpoint to give it up)")
         assert not any("lost" in note for note in rig.notes), "its disk may come back"
@@ -193,7 +176,7 @@ def test_a_log_whose_server_comes_back_with_another_folder_is_given_up(tmp_path:
 
 def test_a_log_is_not_given_up_for_time_in_which_the_supervisor_was_away(tmp_path: Path) -> None:
     async def story() -> None:
-        rig, identity = await _logged(tmp_path)
+        rig, identity = await logged(tmp_path)
         await rig.restart_with_disk(1, 101, identity, "other")
         await rig.pass_time(10, 0, 1)
         rig.clock.seconds += 3600.0
@@ -216,7 +199,7 @@ def test_nobody_is_waited_for_any_less_because_the_supervisor_was_away() -> None
 
 def test_a_server_that_has_its_own_folder_again_goes_on(tmp_path: Path) -> None:
     async def story() -> None:
-        rig, identity = await _logged(tmp_path)
+        rig, identity = await logged(tmp_path)
         await rig.restart_with_disk(1, 101, identity, "other")
         await rig.pass_time(OTHER_FOLDER_SECONDS - 10, 0, 1)
         await rig.services[1].close()
@@ -268,7 +251,7 @@ def test_a_server_is_a_spare_only_where_no_copy_is_missing(tmp_path: Path) -> No
 
 def test_who_gives_the_logs_up_is_not_told_to_give_them_up(tmp_path: Path) -> None:
     async def story() -> None:
-        rig, _ = await _logged(tmp_path)
+        rig, _ = await logged(tmp_path)
         await _closed(rig)
         rig.kill(0)
         rig.notes.clear()

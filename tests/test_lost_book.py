@@ -8,7 +8,6 @@ import pytest
 from restart_rig import Life, forget
 from supervisor_rig import run
 
-from psedge.protocol import messages
 from psedge.protocol.errors import RefusedError
 from psedge.protocol.status import Event
 from psedge.supervisor.checkpoint import Checkpoint
@@ -77,12 +76,7 @@ def test_a_run_that_was_stopped_in_order_loses_nothing(tmp_path: Path) -> None:
     async def story() -> None:
         rig = Life(tmp_path)
         await rig.begin()
-        assert rig.watching is not None
-        await rig.ask(messages.STOP, messages.Stop("enough"))
-        for worker in (0, 1):
-            await rig.ask(messages.LEAVE, messages.Leave(worker, 1 + worker))
-            await rig.beat(worker)
-        await rig.watching
+        await rig.end()
         event = await resumed(rig, await rig.checkpoint())
         words = "servers, model and workers are there; training goes on after 0 samples"
         assert (event.reason, event.lost) == (words, False)
