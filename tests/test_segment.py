@@ -300,7 +300,8 @@ def test_damage_of_the_record_of_the_folder_is_refused_in_words(place, bit):
             await server.open()
         except ConfigError as error:
             assert str(error).startswith("the folder ")  # noqa: PT017
-            assert str(error).endswith(": name another folder with --store")  # noqa: PT017
+            ways_out = (": name another folder with --store", " and give these logs up")
+            assert str(error).endswith(ways_out)  # noqa: PT017
         else:
             # In the white space, or in the name of a key that has a default.
             assert server.store.run == RUN
