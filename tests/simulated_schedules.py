@@ -32,6 +32,10 @@ ROT = 0.3
 AT_THE_END = 0.2
 #: How many pushes before the last one it strikes at most.
 LAST_PUSHES = 6
+#: Share of the schedules with three copies in which a backup lags behind when its primary dies.
+LAGGING = 0.4
+#: A backup that has not answered for two seconds is dropped; the primary dies sooner.
+LAG_SECONDS = 1.8
 SAMPLES = 256
 BATCH_SIZE = 8
 EPOCHS = 3
@@ -59,6 +63,8 @@ def schedule(seed: int, fault_factor: float = FAULT_FACTOR) -> tuple[Order, Prob
         if experiment.durability.log != "off":
             together += drawn_rot(chance, hosts)
         together += drawn_at_the_end(chance, hosts, experiment.sync.local_steps)
+        if min(experiment.replication.replicas, experiment.cluster.servers) > 2:
+            together += drawn_lag(chance, hosts)
     order = Order(
         experiment,
         seed=seed,
@@ -127,6 +133,20 @@ def drawn_at_the_end(chance: random.Random, hosts: Hosts, local_steps: int) -> t
     struck = chance.choice([worker, hosts.supervisor, *hosts.servers])
     outage = Crash if kind == "crash" else PowerCut
     return (outage(on=struck, after=after, delay=delay, restart_after=seconds),)
+
+
+def drawn_lag(chance: random.Random, hosts: Hosts) -> tuple[Fault, ...]:
+    """One backup is cut off from a primary, which dies before that is found out."""
+    if chance.random() >= LAGGING:
+        return ()
+    primary, backup = chance.sample(hosts.servers, 2)
+    at = round(chance.uniform(2.0, FAULTS_UNTIL_SECONDS - 10.0), 3)
+    dies_at = round(at + chance.uniform(0.2, LAG_SECONDS), 3)
+    seconds = round(chance.uniform(1.0, 8.0), 3)
+    return (
+        Partition(between=(primary, backup), at=at, seconds=2 * LAG_SECONDS),
+        Crash(on=primary, at=dies_at, restart_after=seconds),
+    )
 
 
 def drawn_experiment(chance: random.Random) -> Experiment:

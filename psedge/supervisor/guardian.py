@@ -8,13 +8,14 @@ its own, at most one for each shard, so that nothing waits for a server that doe
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Any
 
 import msgspec
 
 from psedge.protocol.errors import PsedgeError, RefusedError, UnreachableError
 from psedge.protocol.ports import Clock
+from psedge.protocol.replicas import Position, Reign
 from psedge.supervisor.failover import View, decide
 from psedge.supervisor.run_state import RunState
 from psedge.supervisor.server_calls import ServerCalls
@@ -167,6 +168,13 @@ class Guardian:
         told, sealing = table.at(shard), self._sealings.get(shard)
         return view_of(reign, self._fleet.list, sealing, told, experiment.durability, now)
 
+    def sealed(self, shard: int) -> Mapping[int, Position]:
+        """The latest entries of the copies that have promised the next term and are there, by
+        server; empty while nobody is to be replaced."""
+        if shard not in self._sealings:
+            return {}
+        return {copy.holder: copy.at for copy in self.view(shard, self._clock.now()).sealed}
+
     def _look_after(self, shard: int, now: float) -> None:
         view = self.view(shard, now)
         if shard not in self._sealings and self._fleet.table.is_sealing(shard):
@@ -188,7 +196,7 @@ class Guardian:
         elif decision.action == "seal":
             self._seal(view, now)
         elif decision.action == "promote":
-            self._begin(shard, self._promote(view, decision))
+            self._begin(shard, self._promote(view.reign))
         elif decision.action == "lost":
             self._give_up(view, decision)
         else:
@@ -250,41 +258,50 @@ class Guardian:
                 sealing.returned_at = self._clock.now()
             self.wake()
 
-    async def _promote(self, view: View, decision: Decision) -> None:
-        shard, table = view.reign.shard, self._fleet.table
-        sealing, entry = self._sealings.get(shard), self._fleet.servers[decision.server]
+    async def _promote(self, before: Reign) -> None:
+        shard = before.shard
+        sealing = self._sealings.get(shard)
         if sealing is None:
             return
-        learners = self._learners_of(view, entry)
-
-        def propose() -> Decision:
-            promoted = table.promoted(
-                shard,
-                sealing.term,
-                self._fleet.peer(entry),
-                [self._fleet.peer(each) for each in learners],
-                decision.reason,
-            )
-            return msgspec.structs.replace(
-                promoted,
-                lost=decision.lost,
-                certain=decision.certain,
-                from_disk=decision.from_disk,
-            )
-
-        reign = (await self._fleet.decrees.decree(propose)).reign
+        reign = (await self._fleet.decrees.decree(lambda: self._promotion(shard, sealing))).reign
         assert reign is not None
         self._sealings.pop(shard, None)
-        self._keeper.promoted(view.reign, reign)
+        self._keeper.promoted(before, reign)
         # Workers are sent to it once it knows, so that it does not send them away again.
+        entry = self._fleet.servers[reign.primary.server]
         await self._keeper.tell(entry, reign)
         self._fleet.follow()
         self._announce()
-        for each in learners:
-            self._start(self._keeper.tell(each, reign))
-        old = self._fleet.servers[view.reign.primary.server]
+        for peer in reign.learners:
+            self._start(self._keeper.tell(self._fleet.servers[peer.server], reign))
+        old = self._fleet.servers[before.primary.server]
         if old is not entry and not old.gone:
             self._start(self._keeper.tell(old, reign))
+
+    def _promotion(self, shard: int, sealing: Sealing) -> Decision:
+        """By what is known at this moment: since somebody was decided on, one who has more of the
+        log may have been heard of.
+
+        Raises RefusedError if nobody is to be promoted any more.
+        """
+        table = self._fleet.table
+        if table.reign(shard) is None or self._sealings.get(shard) is not sealing:
+            raise RefusedError("stale-term", f"shard {shard} is not looked after any more")
+        view = self.view(shard, self._clock.now())
+        decision = decide(view)
+        if decision.action != "promote":
+            raise RefusedError("not-ready", decision.reason)
+        entry = self._fleet.servers[decision.server]
+        promoted = table.promoted(
+            shard,
+            sealing.term,
+            self._fleet.peer(entry),
+            [self._fleet.peer(each) for each in self._learners_of(view, entry)],
+            decision.reason,
+        )
+        return msgspec.structs.replace(
+            promoted, lost=decision.lost, certain=decision.certain, from_disk=decision.from_disk
+        )
 
     def _learners_of(self, view: View, chosen: ServerEntry) -> list[ServerEntry]:
         """Who goes on with the new primary: those who have most of its log first."""

@@ -9,12 +9,13 @@ servers, `guardian.py` watches over those, `worker_desk.py` and `server_desk.py`
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from psedge.protocol.calls import answer, read_message
 from psedge.protocol.errors import PsedgeError
 from psedge.protocol.messages import HELLO, STATUS, STOP, Acknowledged, Hello, HelloReply, Stop
 from psedge.protocol.ports import Clock, Handler, Incoming, Reply, Storage, Transport
+from psedge.protocol.replicas import Position
 from psedge.protocol.status import Phase, Status
 from psedge.protocol.version import __version__
 from psedge.protocol.wire import WIRE_VERSION
@@ -129,6 +130,10 @@ class Supervisor:
     def model(self) -> ModelState | None:
         """The model as of the last checkpoint; at the end of a run, the trained one."""
         return self._keeper.model or self.state.model
+
+    def sealed(self, shard: int) -> Mapping[int, Position]:
+        """See `Guardian.sealed`."""
+        return self._guardian.sealed(shard)
 
     def current_status(self, *, rows: bool = True) -> Status:
         """The run as people see it. rows: with one for each worker."""

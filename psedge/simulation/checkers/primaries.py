@@ -1,14 +1,17 @@
 """Invariant 2: at most one primary per shard and term, and no write of an old term counts.
 
 A deposed primary that has not heard of it yet may take pushes; what it must not do is say so to a
-worker, unless those that came after it know the push too.
+worker, unless those that came after it know the push too. Of the copies that may follow it, the one
+that has most of the log does.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
+from psedge.protocol.replicas import Position
 from psedge.protocol.shards import ShardState
 from psedge.protocol.wire import Header, Status
 from psedge.server.push import Outcome
@@ -20,6 +23,8 @@ from psedge.simulation.checkers.checker import Checker
 from psedge.simulation.checkers.lineage import Reigning
 from psedge.supervisor.service import Supervisor
 
+#: The note of a decision.
+_PROMOTION = re.compile(r"shard (\d+): promote server (\d+) ")
 #: A worker under one incarnation.
 _Sender = tuple[int, int]
 
@@ -40,6 +45,7 @@ class Primaries(Checker):
     def __init__(self, *further: Any) -> None:
         super().__init__(*further)
         self._services: dict[str, ShardService] = {}
+        self._supervisors: dict[str, Supervisor] = {}
         self._reigning = Reigning()
         #: Which process was the primary, by shard and term.
         self._holders: dict[tuple[int, int], tuple[str, ShardService | None]] = {}
@@ -53,6 +59,7 @@ class Primaries(Checker):
         self._services[host] = service
 
     def run_started(self, host: str, supervisor: Supervisor) -> None:
+        self._supervisors[host] = supervisor
         if self._reigning.run_started(supervisor):
             self._holders.clear()
             self._promised.clear()
@@ -60,6 +67,20 @@ class Primaries(Checker):
 
     def shard_made(self, host: str, shard: Shard, state: ShardState | None) -> None:
         self._reigning.made(shard)
+
+    def noted(self, host: str, text: str) -> None:
+        supervisor, found = self._supervisors.get(host), _PROMOTION.match(text)
+        if supervisor is None or found is None:
+            return
+        shard, chosen = int(found[1]), int(found[2])
+        sealed = supervisor.sealed(shard)
+        most = max(sealed.values(), default=Position())
+        if sealed.get(chosen, most) < most:
+            self.violated(
+                host,
+                f"server {chosen}, whose copy of shard {shard} ends with entry "
+                f"{sealed[chosen].index}, is promoted though another one has entry {most.index}",
+            )
 
     def replica_changed(self, host: str, replica: Replica, what: str) -> None:
         number = replica.shard.assignment.shard
@@ -128,6 +149,7 @@ class Primaries(Checker):
 
     def host_gone(self, host: str) -> None:
         service = self._services.pop(host, None)
+        self._supervisors.pop(host, None)
         for key in [key for key in self._promised if key[0] == host]:
             del self._promised[key]
         if service is not None:
